@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from monai.losses import DiceLoss
+
+from common.errors import InputError
+from common.learning.losses import cross_entropy_dice, find_loss, paper, public_code, soft_dice
+
+
+def test_soft_dice_of_a_hand_drawn_pair() -> None:
+    # overlap 0.5, total 1 + 1: 1 - 2 * 0.5 / 2 = 1/2
+    seen = torch.tensor([[[0.5, 0.5]]])
+    target = torch.tensor([[[1.0, 0.0]]])
+
+    assert soft_dice(seen, target).item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_soft_dice_equals_monai() -> None:
+    generator = torch.Generator().manual_seed(3)
+    seen = torch.rand(2, 3, 6, 5, 4, generator=generator)
+    target = (torch.rand(2, 3, 6, 5, 4, generator=generator) > 0.7).float()
+    oracle = DiceLoss(batch=True, smooth_nr=1e-5, smooth_dr=1e-5)(seen, target)
+
+    assert soft_dice(seen, target).item() == pytest.approx(oracle.item(), abs=1e-6)
+
+
+def test_a_structure_absent_from_the_batch_is_punished_where_it_is_predicted() -> None:
+    absent = torch.zeros(1, 1, 8)
+
+    assert soft_dice(torch.ones(1, 1, 8), absent).item() == pytest.approx(1.0, abs=1e-4)
+    assert soft_dice(torch.zeros(1, 1, 8), absent).item() == pytest.approx(0.0, abs=1e-4)
+
+
+def test_cross_entropy_dice_of_a_uniform_guess() -> None:
+    # two classes, half the voxels each: cross-entropy ln 2, Dice 2 * (4 * 1/2) / (8 * 1/2 + 4) = 1/2
+    logits = torch.zeros(1, 2, 2, 2, 2)
+    label = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]).reshape(1, 2, 2, 2)
+
+    assert cross_entropy_dice(logits, label).item() == pytest.approx(math.log(2) + 0.5, abs=1e-4)
+
+
+def test_public_code_is_mean_squared_error_alone_and_paper_adds_a_real_cross_entropy() -> None:
+    # sigmoid 1/2 everywhere: squared error 1/4 and entropy ln 2 at each voxel of each of 3 structures
+    logits = torch.zeros(1, 3, 2, 2, 2)
+    label = torch.arange(8).reshape(1, 2, 2, 2) % 4
+
+    assert public_code(logits, label).item() == pytest.approx(0.4 * 3 / 4, rel=1e-6)
+    assert paper(logits, label).item() == pytest.approx(0.3 + 0.7 * 3 * math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy-dice", "paper", "public-code"])
+def test_a_better_guess_costs_less(name: str) -> None:
+    label = torch.tensor([0, 1, 2, 3, 1, 2, 3, 0]).reshape(1, 2, 2, 2)
+    channels = 4 if name == "cross-entropy-dice" else 3
+    right = torch.nn.functional.one_hot(label, 4).movedim(-1, 1)[:, 4 - channels :].float() * 8 - 4
+
+    assert find_loss(name)(right, label) < find_loss(name)(torch.zeros_like(right), label)
+
+
+def test_unknown_loss_is_refused_by_naming_the_known() -> None:
+    with pytest.raises(InputError, match="cross-entropy-dice, paper, public-code"):
+        find_loss("focal")
