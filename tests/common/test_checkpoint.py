@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common import checkpoint
+from common.checkpoint import (
+    append_line,
+    check_architecture,
+    fingerprint,
+    load,
+    read_lines,
+    save,
+    sweep_drafts,
+    write_atomic,
+)
+from common.errors import CheckpointError, RunError
+
+STATE = {
+    "encoder.weight": torch.linspace(-3, 3, 24).reshape(2, 3, 4),
+    "encoder.empty": torch.zeros(0, 4),
+    "head.bias": torch.tensor(0.5),
+    "steps": torch.tensor([7], dtype=torch.int64),
+    "half": torch.tensor([1.5, 2.5], dtype=torch.bfloat16),
+}
+PROVENANCE = {"preset": "nano", "plan": {"name": "demo", "sha256": "ab" * 32}, "round": 3, "site": "Køge"}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoints" / "round-0003.safetensors"
+    save(path, STATE, PROVENANCE)
+    return path
+
+
+def test_tensors_and_provenance_come_back(saved: Path) -> None:
+    loaded = load(saved, fingerprint=fingerprint(STATE, preset="nano"))
+
+    assert loaded.tensors.keys() == STATE.keys()
+    for name, tensor in STATE.items():
+        assert loaded.tensors[name].dtype == tensor.dtype
+        assert torch.equal(loaded.tensors[name], tensor)
+    assert loaded.provenance | PROVENANCE == loaded.provenance
+
+
+def test_saving_leaves_one_file(saved: Path) -> None:
+    save(saved, STATE, PROVENANCE)
+
+    assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
+
+
+def test_loaded_tensors_do_not_depend_on_the_file(saved: Path) -> None:
+    tensors = load(saved).tensors
+    with saved.open("r+b") as handle:
+        handle.truncate(0)
+
+    assert torch.equal(tensors["encoder.weight"], STATE["encoder.weight"])
+
+
+def test_tensors_that_share_memory_and_are_not_contiguous_are_saved(tmp_path: Path) -> None:
+    base = torch.arange(6.0).reshape(2, 3)
+    save(tmp_path / "m", {"a": base, "b": base.T}, {})
+
+    assert torch.equal(load(tmp_path / "m").tensors["b"], base.T)
+
+
+def test_float16_halves_the_file_and_loads_as_float32(tmp_path: Path) -> None:
+    state = {"w": torch.randn(5000, generator=torch.Generator().manual_seed(1)), "n": torch.tensor([3])}
+    save(tmp_path / "full", state, {})
+    save(tmp_path / "half", state, {}, storage="float16")
+    loaded = load(tmp_path / "half").tensors
+
+    assert (tmp_path / "half").stat().st_size < 0.53 * (tmp_path / "full").stat().st_size
+    assert loaded["w"].dtype == torch.float32
+    assert torch.equal(loaded["w"], state["w"].half().float())
+    assert torch.equal(loaded["n"], state["n"])
+
+
+def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="'w' holds a value beyond 65504"):
+        save(tmp_path / "m", {"w": torch.tensor([7e4])}, {}, storage="float16")
+
+
+def test_provenance_must_be_json(tmp_path: Path) -> None:
+    for value in (object(), float("nan")):
+        with pytest.raises(CheckpointError, match="provenance is not JSON"):
+            save(tmp_path / "m", {}, {"x": value})
+
+
+def test_fingerprint_is_of_the_architecture_alone() -> None:
+    base = fingerprint(STATE, preset="nano")
+    halves = {name: tensor.to(torch.float16) for name, tensor in reversed(STATE.items())}
+
+    assert fingerprint(halves, preset="nano") == base
+    assert fingerprint(STATE, preset="base") != base
+    assert fingerprint({**STATE, "x": torch.zeros(1)}, preset="nano") != base
+    assert fingerprint({**STATE, "head.bias": torch.zeros(1)}, preset="nano") != base
+
+
+def test_another_architecture_is_refused_by_name(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"round-0003\.safetensors: holds architecture 'nano'"):
+        load(saved, fingerprint=fingerprint(STATE, preset="base"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"encoder.weight": torch.zeros(6, 4)}, r"'encoder.weight': expected \(6, 4\), found \(2, 3, 4\)"),
+        ({"decoder.bias": torch.zeros(1)}, r"'decoder.bias': expected \(1,\), found none"),
+    ],
+)
+def test_the_first_differing_tensor_is_named(saved: Path, change: dict[str, Tensor], words: str) -> None:
+    with pytest.raises(CheckpointError, match=f"architecture 'nano', needed is 'base'.*{words}"):
+        check_architecture(load(saved), {**STATE, **change}, preset="base")
+
+
+def test_a_tensor_too_many_is_named(saved: Path) -> None:
+    needed = {name: tensor for name, tensor in STATE.items() if name != "steps"}
+
+    with pytest.raises(CheckpointError, match=r"'steps': expected none, found \(1,\)"):
+        check_architecture(load(saved), needed, preset="nano")
+    check_architecture(load(saved), STATE, preset="nano")
+
+
+def test_a_file_cut_anywhere_is_refused(saved: Path) -> None:
+    whole = saved.read_bytes()
+    for length in [*range(0, len(whole), 37), len(whole) - 1]:
+        saved.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            load(saved)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 7))
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_flipped_bit_never_gives_another_model(saved: Path, position: int, bit: int) -> None:
+    whole = bytearray(saved.read_bytes())
+    whole[position % len(whole)] ^= 1 << bit
+    damaged = saved.with_name("damaged")
+    damaged.write_bytes(whole)
+
+    try:
+        loaded = load(damaged)
+    except CheckpointError:
+        return
+    # Only bits that carry nothing (padding, the unused "format" note) may go unnoticed.
+    assert loaded.provenance | PROVENANCE == loaded.provenance
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in STATE.items())
+
+
+def test_other_files_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match=r"^model.safetensors: there is no such model file"):
+        load(path)
+    for content in (b"", b"PK\x03\x04 a zip file, as torch writes", struct.pack("<Q", 10**18), b"\0" * 64):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
+            load(path)
+    save_file({"w": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="was not written by FedGlia"):
+        load(path)
+
+
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(CheckpointError, match="no such model file"):
+        load(tmp_path / "pipe")
+
+
+def test_a_file_above_the_ceiling_is_not_opened(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 100)
+
+    with pytest.raises(CheckpointError, match="at most 100"):
+        load(saved)
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.safetensors"
+    write_atomic(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"last.safetensors: cannot be written \(No space left on device\)"):
+        write_atomic(path, b"new")
+
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from common.checkpoint import write_atomic
+path = Path(sys.argv[1])
+print("go", flush=True)
+for number in range(10**9):
+    write_atomic(path, bytes([number % 256]) * 300_000)
+"""
+
+
+def test_a_kill_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "last"
+    root = Path(__file__).resolve().parents[2]
+    for attempt in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], cwd=root, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.1 + 0.037 * attempt)
+            process.send_signal(signal.SIGKILL)
+        content = path.read_bytes()
+        assert content == content[:1] * 300_000
+    sweep_drafts(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_come_back_in_order(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    assert list(read_lines(log)) == []
+    append_line(log, {"round": 1, "text": "a\nb"})
+    append_line(log, {"round": 2}, durable=True)
+
+    assert list(read_lines(log)) == [{"round": 1, "text": "a\nb"}, {"round": 2}]
+
+
+@pytest.mark.parametrize("length", [1, 5, 9, 200_000])
+def test_a_torn_last_line_is_left_out_and_then_cut_off(tmp_path: Path, length: int) -> None:
+    log = tmp_path / "events.jsonl"
+    append_line(log, {"round": 1})
+    with log.open("ab") as handle:
+        handle.write(b'{"round":2, "x": "'.ljust(length, b"y")[:length])
+
+    assert list(read_lines(log)) == [{"round": 1}]
+    append_line(log, {"round": 3})
+    assert list(read_lines(log)) == [{"round": 1}, {"round": 3}]
+
+
+def test_a_torn_only_line_is_cut_off(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    log.write_bytes(b'{"rou')
+    append_line(log, {"round": 1})
+
+    assert [json.dumps(line) for line in read_lines(log)] == ['{"round": 1}']
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "ledger.jsonl"
+    log.write_bytes(b'{"a":1}\n{"a":\n{"a":3}\n')
+
+    with pytest.raises(RunError, match=r"ledger.jsonl: line 2 is damaged"):
+        list(read_lines(log))
