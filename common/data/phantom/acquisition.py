@@ -1,5 +1,4 @@
-"""One examination on one scanner: protocol, receive field, slices, noise, faults; and the same faults
-put on real scans.
+"""One examination on one scanner, from tissue signals to images; and a poorer one made of real scans.
 
 The order of effects is the scanner's: tissue signals are mixed, weighted by the receive field, averaged
 over the slice profile, sampled, made noisy (Rician), disturbed by motion, interpolated to the working grid
@@ -9,7 +8,7 @@ and cut to the brain. Labels stay on the working grid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,41 +17,26 @@ from common.data.cases import MODALITIES
 from common.data.phantom import fields
 from common.data.phantom.fields import Array, Shape
 from common.data.phantom.sampling import Slices, resample
-from common.data.phantom.tissue import Protocol
+from common.data.phantom.scanner import Acquisition, Scanner, draw_acquisition
+from common.data.volume import Volume, orientation
+from common.errors import DataError, InputError
 from common.seeds import generator
 
-
-@dataclass(frozen=True)
-class Acquisition:
-    """One examination's knobs, drawn; each acts alone, and its neutral value switches it off.
-
-    Attributes:
-        protocol: sequences and field strength.
-        slices: the acquired voxel of each channel.
-        snr: signal of white matter over noise in an acquired voxel; None for no noise.
-        bias: standard deviation of the log receive field.
-        contrast: log gains (tissues, 4) on the signal table, or None: contrast that physics does not give.
-        gamma: exponent on each channel's intensities; 1 leaves them.
-        ghost: amplitude of a motion ghost in each channel, relative to the image.
-        misregistration_mm: shift of each channel against the first, along the array axes.
-        strip_level: brain membership at which the skull strip cuts; 0.5 is the surface.
-        strip_noise: how much that level varies over the surface.
-        level: intensity of white matter in the file, per channel.
-        seed: for noise and fields.
-    """
-
-    protocol: Protocol
-    slices: tuple[Slices, Slices, Slices, Slices] = (Slices(),) * 4
-    snr: float | None = None
-    bias: float = 0.0
-    contrast: tuple[tuple[float, ...], ...] | None = None
-    gamma: tuple[float, float, float, float] = (1.0,) * 4
-    ghost: tuple[float, float, float, float] = (0.0,) * 4
-    misregistration_mm: tuple[tuple[float, float, float], ...] = ((0.0,) * 3,) * 4
-    strip_level: float = 0.5
-    strip_noise: float = 0.0
-    level: tuple[float, float, float, float] = (1000.0,) * 4
-    seed: int = 0
+DEGRADATIONS: Mapping[str, Scanner] = {
+    "ssa-1.5T": Scanner(
+        thickness_mm=(5.0, 6.0),
+        gap_mm=(0.5, 1.5),
+        in_plane_mm=(1.2, 1.6),
+        planes=(0.1, 0.1, 0.8),
+        snr=(12.0, 25.0),
+        bias=(0.05, 0.15),
+    ),
+    "ultra-low": Scanner(
+        thickness_mm=(5.0, 6.5), gap_mm=(0.0, 0.5), in_plane_mm=(1.8, 2.4), snr=(4.0, 9.0), bias=(0.1, 0.25)
+    ),
+}
+"""What `degrade` can make of a scan: an African 1.5 T site's, a portable 0.055 T scanner's. Contrast stays
+the scan's own: relaxation at another field cannot be had from weighted images."""
 
 
 def acquire(
@@ -91,18 +75,20 @@ def acquire(
 def strip(brain: Array, acquisition: Acquisition, *, spacing_mm: float) -> NDArray[np.bool_]:
     """The skull-stripped brain of the examination."""
     if acquisition.strip_noise == 0:
-        return brain > acquisition.strip_level
+        return np.asarray(brain > acquisition.strip_level)
     shape = (brain.shape[0], brain.shape[1], brain.shape[2])
     rough = fields.smooth_noise(shape, spacing_mm, 12.0, generator(acquisition.seed, "strip"))
     level = acquisition.strip_level + acquisition.strip_noise * rough
-    return brain > np.clip(level, 0.25, 0.85)
+    return np.asarray(brain > np.clip(level, 0.25, 0.85))
 
 
-def _receive(image: Array, bias: float, spacing_mm: float, rng: np.random.Generator) -> Array:
+def _receive(
+    image: Array, bias: float, spacing_mm: float | tuple[float, float, float], rng: np.random.Generator
+) -> Array:
     if bias == 0:
         return image
     field = fields.smooth_noise(_shape(image), spacing_mm, 110.0, rng)
-    return image * np.exp(np.float32(bias) * field)
+    return np.asarray(image * np.exp(np.float32(bias) * field))
 
 
 def _shifted(image: Array, shift_mm: tuple[float, ...], spacing_mm: float) -> Array:
@@ -117,8 +103,66 @@ def _ghosted(image: Array, amplitude: float, slices: Slices) -> Array:
     if amplitude == 0:
         return image
     axis = 1 if slices.axis != 1 else 0
-    return image + np.float32(amplitude) * np.roll(image, image.shape[axis] // 2, axis)
+    return np.asarray(image + np.float32(amplitude) * np.roll(image, image.shape[axis] // 2, axis))
 
 
 def _shape(image: Array) -> Shape:
     return image.shape[0], image.shape[1], image.shape[2]
+
+
+def degrade(volumes: Mapping[str, Volume], profile: str, *, seed: int) -> dict[str, Volume]:
+    """Real scans as a scanner of `profile` would have given them; shape, affine and type are kept.
+
+    Slices, in-plane resolution (k-space), Rician noise and receive field are drawn once from `seed` and
+    applied to each modality. Voxels that were 0 stay 0 and no other becomes 0, so the brain's outline is
+    kept. Labels are not touched: they are not given.
+
+    Args:
+        volumes: modality -> skull-stripped magnitude image.
+        profile: a key of DEGRADATIONS.
+        seed: the examination.
+
+    Raises:
+        InputError: an unknown profile.
+        DataError: an image with negative intensities, or nothing but zeros.
+    """
+    if profile not in DEGRADATIONS:
+        raise InputError(f"no degradation is called {profile!r}; known are {', '.join(DEGRADATIONS)}")
+    acquisition = draw_acquisition(DEGRADATIONS[profile], generator(seed, "acquisition"))
+    channels = {name: channel for channel, name in enumerate(MODALITIES)}
+    return {
+        name: _degraded(volume, acquisition, channels.get(name, 0), name) for name, volume in volumes.items()
+    }
+
+
+def _degraded(volume: Volume, acquisition: Acquisition, channel: int, name: str) -> Volume:
+    inside = volume.array != 0
+    if not inside.any():
+        raise DataError(f"{name}: only zeros; nothing can be degraded")
+    middle = float(np.median(volume.array[inside]))
+    if middle <= 0 or volume.array.min() < -0.2 * middle:
+        raise DataError(f"{name}: negative intensities; degrade the magnitude image, before normalisation")
+    box = _bounding_box(inside)
+    image, coverage = volume.array[box].astype(np.float32) / np.float32(middle), inside[box]
+    rng = generator(acquisition.seed, "degrade", name)
+    slices = acquisition.slices[channel]
+    slices = replace(slices, axis=orientation(volume.affine)[0][slices.axis])
+    image = _receive(np.maximum(image, 0), acquisition.bias, volume.spacing_mm, rng)
+    sigma = 0.0 if acquisition.snr is None else 1 / acquisition.snr
+    image = resample(
+        image, slices, volume.spacing_mm, noise_sigma=sigma, rng=rng, coverage=coverage.astype(np.float32)
+    )
+    whole = np.issubdtype(volume.array.dtype, np.integer)
+    image = np.maximum(image * np.float32(middle), 1 if whole else 1e-3 * middle)
+    out = np.zeros_like(volume.array)
+    limit = np.iinfo(volume.array.dtype).max if whole else np.inf
+    out[box] = np.where(coverage, np.minimum(np.round(image) if whole else image, limit), 0)
+    return Volume(out, volume.affine)
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis)))
+        box.append(slice(int(found[0]), int(found[-1]) + 1))
+    return tuple(box)

@@ -34,7 +34,11 @@ def analytic_fractions(spacing_mm: float) -> tuple[Array, Array, tuple[float, fl
     tissue = _soft(cortex_out, spacing_mm) * (1 - _soft(ventricle, spacing_mm))
     white = tissue * _soft(white_out, spacing_mm) * (1 - _soft(nuclei, spacing_mm))
     fractions = np.stack([1 - tissue, tissue - white, white]).astype(np.float32)
-    return fractions, (depth > 0).astype(np.float32), (float(axes[0][0]), float(axes[1][0]), float(axes[2][0]))
+    return (
+        fractions,
+        (depth > 0).astype(np.float32),
+        (float(axes[0][0]), float(axes[1][0]), float(axes[2][0])),
+    )
 
 
 def _depth_mm(x: Array, y: Array, z: Array, semi_axes: tuple[float, float, float], power: float) -> Array:
@@ -71,4 +75,4 @@ def _nuclei(x: Array, y: Array, z: Array) -> Array:
 
 def _soft(depth_mm: Array, spacing_mm: float) -> Array:
     """Fraction of a voxel that lies inside a border at depth 0."""
-    return np.clip(depth_mm / spacing_mm + 0.5, 0, 1)
+    return np.asarray(np.clip(depth_mm / spacing_mm + 0.5, 0, 1))

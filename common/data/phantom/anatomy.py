@@ -116,9 +116,7 @@ def draw_anatomy(rng: np.random.Generator) -> AnatomyParameters:
     )
 
 
-def build_anatomy(
-    parameters: AnatomyParameters, *, spacing_mm: float, source: str | None = None
-) -> Anatomy:
+def build_anatomy(parameters: AnatomyParameters, *, spacing_mm: float, source: str | None = None) -> Anatomy:
     """The subject that `parameters` describe, on a grid of `spacing_mm` (1 to 4 mm).
 
     Args:
@@ -245,8 +243,7 @@ def _with_regions(
     brain = ndimage.gaussian_filter(mask, 3 / spacing_mm)
     deep = ndimage.gaussian_filter(mask, 10 / spacing_mm) > 0.97
     x, y, z = (
-        start + spacing_mm * (np.arange(n) - pad)
-        for start, n in zip(origin_mm, mask.shape, strict=True)
+        start + spacing_mm * (np.arange(n) - pad) for start, n in zip(origin_mm, mask.shape, strict=True)
     )
     box = (
         (np.abs(x) < 42)[:, None, None]

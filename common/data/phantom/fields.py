@@ -7,12 +7,17 @@ milliseconds.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
+"""Real numbers; float32 unless a function says otherwise."""
+
 Shape = tuple[int, int, int]
+Matrices = tuple[Array, Array, Array]
 
 
 def spline_matrix(size: int, spacing_mm: float, pitch_mm: float) -> Array:
@@ -32,7 +37,7 @@ def spline_matrix(size: int, spacing_mm: float, pitch_mm: float) -> Array:
     return matrix
 
 
-def along_axes(array: Array, matrices: tuple[Array, Array, Array]) -> Array:
+def along_axes(array: Array, matrices: Matrices) -> Array:
     """`array` (..., a, b, c) with one matrix (x, a), (y, b), (z, c) applied to each of its last axes."""
     array = array @ matrices[2].T
     array = matrices[1] @ array
@@ -42,14 +47,18 @@ def along_axes(array: Array, matrices: tuple[Array, Array, Array]) -> Array:
     return np.ascontiguousarray(moved.reshape(*lead, -1, *array.shape[-2:]), dtype=np.float32)
 
 
-def smooth_noise(shape: Shape, spacing_mm: float, scale_mm: float, rng: np.random.Generator) -> Array:
+def smooth_noise(
+    shape: Shape, spacing_mm: float | tuple[float, float, float], scale_mm: float, rng: np.random.Generator
+) -> Array:
     """A field of about zero mean and unit variance whose features measure about `scale_mm`.
 
     The draw depends on the extent in mm more than on the voxel size, so one seed gives nearly the same
     field at every spacing.
     """
-    pitch_mm = max(scale_mm, spacing_mm)
-    matrices = tuple(spline_matrix(size, spacing_mm, pitch_mm) for size in shape)
+    voxel_mm = np.broadcast_to(spacing_mm, 3).tolist()
+    matrices = [
+        spline_matrix(size, voxel, max(scale_mm, voxel)) for size, voxel in zip(shape, voxel_mm, strict=True)
+    ]
     controls = rng.standard_normal([matrix.shape[1] for matrix in matrices], dtype=np.float32)
     gain = np.prod([np.sqrt((matrix**2).sum(1).mean()) for matrix in matrices])
     return along_axes(controls, (matrices[0], matrices[1], matrices[2])) / np.float32(gain)
@@ -70,6 +79,11 @@ def sample(channels: Array, index: Array) -> Array:
     return out
 
 
+def sigmoid(x: Array) -> Array:
+    """Soft step from 0 to 1 around 0."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))))
+
+
 def voxel_index(shape: Shape) -> Array:
     """Voxel positions (3, X, Y, Z) of a grid."""
     return np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
@@ -82,7 +96,7 @@ def displace(channels: Array, displacement_mm: Array, spacing_mm: float) -> Arra
 
 
 def jacobian_determinant(displacement_mm: Array, spacing_mm: float) -> Array:
-    """det of the gradient of x - u(x), shape (X, Y, Z); positive everywhere means nothing folds."""
+    """Determinant of the gradient of x - u(x), shape (X, Y, Z); positive everywhere means nothing folds."""
     gradient = np.stack([np.stack(np.gradient(-u, spacing_mm)) for u in displacement_mm])
     for axis in range(3):
         gradient[axis, axis] += 1

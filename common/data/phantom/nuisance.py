@@ -53,15 +53,11 @@ def nuisance_fractions(nuisance: Nuisance, anatomy: Anatomy) -> Array:
     patch = 0.6 + 0.4 * fields.smooth_noise(shape, spacing_mm, 14.0, rng)
     spots = fields.smooth_noise(shape, spacing_mm, 7.0, rng) + 0.8 * rim
     gliosis = 1.3 * nuisance.caps * rim * np.clip(patch, 0, 1.4)
-    gliosis += nuisance.lesions * white * _step((spots - 3.0 + 0.9 * nuisance.lesions) / 0.25)
+    gliosis += nuisance.lesions * white * fields.sigmoid((spots - 3.0 + 0.9 * nuisance.lesions) / 0.25)
     choroid = fields.smooth_noise(shape, spacing_mm, 8.0, rng)
-    choroid = nuisance.choroid * anatomy.ventricles * _step((choroid - 0.5) / 0.2)
+    choroid = nuisance.choroid * anatomy.ventricles * fields.sigmoid((choroid - 0.5) / 0.2)
     vessel = nuisance.vessels * _vessels(anatomy, rng) + nuisance.meninges * _meninges(anatomy, rng)
-    return np.clip(np.stack([gliosis, vessel, choroid]), 0, 0.9).astype(np.float32)
-
-
-def _step(x: Array) -> Array:
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+    return np.asarray(np.clip(np.stack([gliosis, vessel, choroid]), 0, 0.9), np.float32)
 
 
 def _vessels(anatomy: Anatomy, rng: np.random.Generator) -> Array:
@@ -72,7 +68,7 @@ def _vessels(anatomy: Anatomy, rng: np.random.Generator) -> Array:
     curve = np.exp(-(first**2 + second**2) * (slope_mm / radius_mm) ** 2 / 2)
     # A vessel thinner than a voxel fills only its share of it.
     share = min(1.0, (1.6 / (spacing_mm + 0.6)) ** 2)
-    return share * curve * (0.15 + np.clip(2 * anatomy.fractions[0], 0, 1))
+    return np.asarray(share * curve * (0.15 + np.clip(2 * anatomy.fractions[0], 0, 1)))
 
 
 def _meninges(anatomy: Anatomy, rng: np.random.Generator) -> Array:
@@ -80,4 +76,4 @@ def _meninges(anatomy: Anatomy, rng: np.random.Generator) -> Array:
     shell = np.exp(-(((anatomy.brain - 0.48) / 0.10) ** 2))
     patch = fields.smooth_noise(anatomy.shape, anatomy.spacing_mm, 30.0, rng)
     share = min(1.0, 1.5 / anatomy.spacing_mm)
-    return share * shell * np.clip(0.35 + 0.5 * patch, 0, 1)
+    return np.asarray(share * shell * np.clip(0.35 + 0.5 * patch, 0, 1))

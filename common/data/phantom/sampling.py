@@ -35,16 +35,16 @@ class Slices:
         return self.in_plane_mm, self.in_plane_mm
 
 
-def sampling_matrix(size: int, spacing_mm: float, width_mm: float, pitch_mm: float) -> Array:
-    """Weights (samples, size) of a Gaussian profile of FWHM `width_mm`, one sample every `pitch_mm`.
+def slice_matrix(size: int, spacing_mm: float, width_mm: float, pitch_mm: float) -> Array:
+    """Weights (slices, size) of a Gaussian profile of FWHM `width_mm`, one slice about every `pitch_mm`.
 
-    The identity where the scanner samples finer than the grid.
+    The identity where slices lie closer than the grid.
     """
     if pitch_mm <= spacing_mm * 1.01:
         return np.eye(size, dtype=np.float32)
-    voxel = (np.arange(size) + 0.5) * spacing_mm
     count = max(2, round(size * spacing_mm / pitch_mm))
     centre = (np.arange(count) + 0.5) * (size * spacing_mm / count)
+    voxel = (np.arange(size) + 0.5) * spacing_mm
     # A voxel of the grid already is an average over its own width.
     sigma = np.sqrt(max(width_mm**2 - spacing_mm**2, (0.3 * spacing_mm) ** 2)) / FWHM_PER_SIGMA
     weight = np.exp(-0.5 * ((centre[:, None] - voxel) / sigma) ** 2)
@@ -53,6 +53,8 @@ def sampling_matrix(size: int, spacing_mm: float, width_mm: float, pitch_mm: flo
 
 def interpolation_matrix(size: int, count: int) -> Array:
     """Linear interpolation weights (size, count) from `count` samples back to `size` voxels."""
+    if count == size:
+        return np.eye(size, dtype=np.float32)
     position = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
     low = np.minimum(position.astype(int), max(count - 2, 0))
     matrix = np.zeros((size, count), np.float32)
@@ -60,6 +62,23 @@ def interpolation_matrix(size: int, count: int) -> Array:
     if count > 1:
         matrix[np.arange(size), low + 1] += position - low
     return matrix
+
+
+def k_space_matrix(into: int, size: int, kept: int) -> Array:
+    """Weights (into, size) of a signal of `size` samples read at `into` points, from `kept` frequencies.
+
+    A scanner samples k-space: resolution within a slice ends where its frequencies end. The outer ones
+    are tapered (Hamming), as reconstructions do against ringing.
+    """
+    if into == size == kept:
+        return np.eye(size, dtype=np.float32)
+    highest = (kept - 1) // 2
+    frequency = np.arange(1, highest + 1)
+    window = 0.54 + 0.46 * np.cos(np.pi * frequency / (highest + 1))
+    apart = (np.arange(into)[:, None] + 0.5) / into - (np.arange(size) + 0.5) / size
+    # A sum of cosines of a Toeplitz-like argument: few distinct values, but sizes are small.
+    waves = np.cos(2 * np.pi * apart[..., None] * frequency) @ window
+    return np.asarray((1 + 2 * waves) / size, np.float32)
 
 
 def rician(signal: Array, sigma: float, rng: np.random.Generator) -> Array:
@@ -76,6 +95,7 @@ def resample(
     *,
     noise_sigma: float,
     rng: np.random.Generator,
+    coverage: Array | None = None,
 ) -> Array:
     """`image` as acquired in `slices` with noise, then interpolated back to its own grid.
 
@@ -86,14 +106,32 @@ def resample(
         noise_sigma: standard deviation of the noise in one acquired voxel. Where the grid is coarser
             than the acquisition the noise is averaged down accordingly.
         rng: draws the noise.
+        coverage: (X, Y, Z) 1 where `image` is known and 0 where it was cut away; the acquired voxels
+            then are averages of what is known, not darkened at the cut.
     """
-    down, averaged = [], 1.0
-    for axis in range(3):
-        width, pitch = slices.along(axis)
-        down.append(sampling_matrix(image.shape[axis], spacing_mm[axis], width, pitch))
-        averaged *= min(1.0, pitch / spacing_mm[axis])
-    up = [interpolation_matrix(image.shape[axis], down[axis].shape[0]) for axis in range(3)]
-    acquired = fields.along_axes(image, (down[0], down[1], down[2]))
+    down, up, averaged = _matrices(image, slices, spacing_mm)
+    acquired = fields.along_axes(image, down)
+    if coverage is not None:
+        acquired = acquired / np.maximum(fields.along_axes(coverage, down), 0.25)
     if noise_sigma > 0:
-        acquired = rician(acquired, noise_sigma * float(np.sqrt(averaged)), rng)
-    return fields.along_axes(acquired, (up[0], up[1], up[2]))
+        acquired = rician(np.maximum(acquired, 0), noise_sigma * averaged, rng)
+    return fields.along_axes(acquired, up)
+
+
+def _matrices(
+    image: Array, slices: Slices, spacing_mm: tuple[float, float, float]
+) -> tuple[fields.Matrices, fields.Matrices, float]:
+    """Matrices to the acquired voxels and back, and the factor by which the grid averages noise."""
+    down, up, averaged = [], [], 1.0
+    for axis, size in enumerate(image.shape):
+        spacing = spacing_mm[axis]
+        width, pitch = slices.along(axis)
+        averaged *= min(1.0, pitch / spacing) ** 0.5
+        if axis == slices.axis:
+            down.append(slice_matrix(size, spacing, width, pitch))
+            up.append(interpolation_matrix(size, down[-1].shape[0]))
+        else:
+            count = size if pitch <= spacing * 1.01 else max(2, round(size * spacing / pitch))
+            down.append(k_space_matrix(count, size, count))
+            up.append(k_space_matrix(size, count, count))
+    return (down[0], down[1], down[2]), (up[0], up[1], up[2]), averaged

@@ -6,10 +6,42 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.data.phantom.acquisition import Acquisition
 from common.data.phantom.phenotype import Range
 from common.data.phantom.sampling import Slices
 from common.data.phantom.tissue import PROTOCOL_3T, TISSUES, Protocol, Sequence
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One examination's knobs, drawn; each acts alone, and its neutral value switches it off.
+
+    Attributes:
+        protocol: sequences and field strength.
+        slices: the acquired voxel of each channel.
+        snr: signal of white matter over noise in an acquired voxel; None for no noise.
+        bias: standard deviation of the log receive field.
+        contrast: log gains (tissues, 4) on the signal table, or None: contrast that physics does not give.
+        gamma: exponent on each channel's intensities; 1 leaves them.
+        ghost: amplitude of a motion ghost in each channel, relative to the image.
+        misregistration_mm: shift of each channel against the first, along the array axes.
+        strip_level: brain membership at which the skull strip cuts; 0.5 is the surface.
+        strip_noise: how much that level varies over the surface.
+        level: intensity of white matter in the file, per channel.
+        seed: for noise and fields.
+    """
+
+    protocol: Protocol
+    slices: tuple[Slices, Slices, Slices, Slices] = (Slices(),) * 4
+    snr: float | None = None
+    bias: float = 0.0
+    contrast: tuple[tuple[float, ...], ...] | None = None
+    gamma: tuple[float, float, float, float] = (1.0,) * 4
+    ghost: tuple[float, float, float, float] = (0.0,) * 4
+    misregistration_mm: tuple[tuple[float, float, float], ...] = ((0.0,) * 3,) * 4
+    strip_level: float = 0.5
+    strip_noise: float = 0.0
+    level: tuple[float, float, float, float] = (1000.0,) * 4
+    seed: int = 0
 
 
 @dataclass(frozen=True)

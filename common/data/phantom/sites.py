@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.phantom import fields
-from common.data.phantom.acquisition import Acquisition, acquire
+from common.data.phantom.acquisition import acquire
 from common.data.phantom.anatomy import Anatomy, build_anatomy, draw_anatomy
 from common.data.phantom.fields import Array
 from common.data.phantom.nuisance import draw_nuisance, nuisance_fractions
 from common.data.phantom.phenotype import TumourParameters, draw_tumour
-from common.data.phantom.scanner import Scanner, draw_acquisition
+from common.data.phantom.scanner import Acquisition, Scanner, draw_acquisition
 from common.data.phantom.tissue import (
     PROTOCOL_1T5,
     PROTOCOL_3T,
@@ -244,9 +244,7 @@ def _image(
     signals = np.tensordot(table.T, fractions, 1)
     sensitivity = water_sensitivity(tissues, acquisition.protocol)
     signals *= np.exp(np.tensordot(sensitivity.T, fractions, 1) * water)
-    return acquire(
-        signals, anatomy.brain, acquisition, spacing_mm=anatomy.spacing_mm, reference=reference
-    )
+    return acquire(signals, anatomy.brain, acquisition, spacing_mm=anatomy.spacing_mm, reference=reference)
 
 
 def _mix(healthy: Array, tumour: Tumour | None, nuisance: Array) -> Array:

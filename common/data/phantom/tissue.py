@@ -149,7 +149,7 @@ def signal_table(tissues: dict[str, Tissue], protocol: Protocol) -> NDArray[np.f
 
 
 def water_sensitivity(tissues: dict[str, Tissue], protocol: Protocol) -> NDArray[np.float32]:
-    """d log(signal) / d log(water) (tissues, 4), where more water lengthens T1 and T2 alike.
+    """Slopes d log(signal) / d log(water) (tissues, 4), where more water lengthens T1 and T2 alike.
 
     Clipped to +-2: near a null the logarithm has no use.
     """
@@ -159,12 +159,10 @@ def water_sensitivity(tissues: dict[str, Tissue], protocol: Protocol) -> NDArray
         for name, t in tissues.items()
     }
     ratio = signal_table(wetter, protocol) / np.maximum(signal_table(tissues, protocol), 1e-6)
-    return np.clip(np.log(np.maximum(ratio, 1e-6)) / np.log1p(step), -2, 2).astype(np.float32)
+    return np.asarray(np.clip(np.log(np.maximum(ratio, 1e-6)) / np.log1p(step), -2, 2), np.float32)
 
 
-def jittered(
-    tissues: dict[str, Tissue], relative: float, rng: np.random.Generator
-) -> dict[str, Tissue]:
+def jittered(tissues: dict[str, Tissue], relative: float, rng: np.random.Generator) -> dict[str, Tissue]:
     """Tissues of one subject: T1 and T2 vary by `relative` (standard deviation), density by 0.3 of it.
 
     Variation is cut at two standard deviations; CSF varies by a third of it.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.data.phantom import fields
 from common.data.phantom.anatomy import Anatomy
-from common.data.phantom.fields import Array
+from common.data.phantom.fields import Array, Shape
 from common.data.phantom.phenotype import TumourParameters
 
 NCR, ED, ET = 1, 2, 3
@@ -52,7 +52,7 @@ def grow(parameters: TumourParameters, healthy: Anatomy) -> tuple[Tumour, Anatom
     core_level = _core_level(parameters, anatomy, foci, rng)
     host = anatomy.mask & (anatomy.fractions[0] < 0.9)
     core_border = level_of_volume(core_level, host, parameters.core_ml, anatomy.spacing_mm)
-    core = _step((core_level - core_border) / max(0.7, 0.35 * anatomy.spacing_mm)) * anatomy.mask
+    core = fields.sigmoid((core_level - core_border) / max(0.7, 0.35 * anatomy.spacing_mm)) * anatomy.mask
     enhancing = _enhancing(parameters, anatomy, core_level, core, rng)
     oedema = _oedema(parameters, anatomy, core, rng)
     blood = _blood(parameters, anatomy, core, rng)
@@ -81,15 +81,13 @@ def mass_effect(parameters: TumourParameters, anatomy: Anatomy, centre: Array) -
     length *= np.minimum(distance / radius_mm, 1) * np.clip((anatomy.brain - 0.5) / 0.45, 0, 1)
     unit = arm / distance * length
     amplitude = min(parameters.mass_effect_mm, 0.7 * radius_mm)
-    displacement = (amplitude * unit).astype(np.float32)
+    displacement = np.asarray(amplitude * unit, np.float32)
     while fields.jacobian_determinant(displacement, spacing_mm).min() < MIN_DETERMINANT:
-        displacement = displacement * np.float32(0.8)
+        displacement *= np.float32(0.8)
     return displacement
 
 
-def level_of_volume(
-    level: Array, host: NDArray[np.bool_], volume_ml: float, spacing_mm: float
-) -> float:
+def level_of_volume(level: Array, host: NDArray[np.bool_], volume_ml: float, spacing_mm: float) -> float:
     """The threshold on `level` whose superset within `host` measures `volume_ml`."""
     values = level[host]
     count = int(np.clip(round(volume_ml * 1000 / spacing_mm**3), 1, values.size - 1))
@@ -100,14 +98,8 @@ def _radius_mm(volume_ml: float) -> float:
     return float((3000 * volume_ml / (4 * np.pi)) ** (1 / 3))
 
 
-def _step(x: Array) -> Array:
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
-
-
 def _displaced(anatomy: Anatomy, displacement: Array) -> Anatomy:
-    channels = np.concatenate(
-        [anatomy.fractions, anatomy.ventricles[None], anatomy.periventricular[None]]
-    )
+    channels = np.concatenate([anatomy.fractions, anatomy.ventricles[None], anatomy.periventricular[None]])
     moved = fields.displace(channels, displacement, anatomy.spacing_mm)
     still = np.abs(displacement).max(0) < 1e-3
     moved[:, still] = channels[:, still]
@@ -178,12 +170,10 @@ def _enhancing(
     score = (1 - parameters.patchiness) * depth + parameters.patchiness * islands
     score = score + parameters.incompleteness * gaps
     border = np.quantile(score[inside], parameters.et_share)
-    return _step((border - score) / 0.15)
+    return fields.sigmoid((border - score) / 0.15)
 
 
-def _oedema(
-    parameters: TumourParameters, anatomy: Anatomy, core: Array, rng: np.random.Generator
-) -> Array:
+def _oedema(parameters: TumourParameters, anatomy: Anatomy, core: Array, rng: np.random.Generator) -> Array:
     """Strength of ED, 0 to `oedema_strength`, around the core."""
     level = np.log(infiltration(core, anatomy, _radius_mm(parameters.whole_ml)) + 1e-6)
     noise = fields.smooth_noise(anatomy.shape, anatomy.spacing_mm, 12.0, rng)
@@ -198,7 +188,7 @@ def _oedema(
         level_of_volume(level, host, volume * share, anatomy.spacing_mm)
         for share in (1.0, 1 - fade, 1 + fade)
     )
-    soft = _step(4 * (level - border) / max(inner - outer, 1e-3))
+    soft = fields.sigmoid(4 * (level - border) / max(inner - outer, 1e-3))
     return np.asarray(parameters.oedema_strength * soft * tissue * anatomy.mask, np.float32)
 
 
@@ -211,7 +201,8 @@ def infiltration(core: Array, anatomy: Anatomy, reach_mm: float) -> Array:
     """
     coarse_mm = max(3.0, anatomy.spacing_mm)
     scale = anatomy.spacing_mm / coarse_mm
-    size = [max(4, round(n * scale)) for n in anatomy.shape]
+    x, y, z = (max(4, round(n * scale)) for n in anatomy.shape)
+    size = (x, y, z)
     csf, grey, white = (_zoom(channel, size) for channel in anatomy.fractions)
     speed = (white + _GREY_SPEED * grey + _FLUID_SPEED * csf) * (_zoom(anatomy.brain, size) > 0.5) / 6.5
     cells = _zoom(core, size)
@@ -219,7 +210,7 @@ def infiltration(core: Array, anatomy: Anatomy, reach_mm: float) -> Array:
     box = _box(cells > 0.05, margin=int(2.2 * reach_mm / coarse_mm) + 4)
     exposure = np.zeros_like(cells)
     exposure[box] = _fisher_kolmogorov(cells[box], speed[box], steps)
-    return _zoom(exposure, list(anatomy.shape))
+    return _zoom(exposure, anatomy.shape)
 
 
 def _fisher_kolmogorov(cells: Array, speed: Array, steps: int) -> Array:
@@ -244,8 +235,8 @@ def _after(array: Array, axis: int) -> Array:
     return array[(slice(None),) * axis + (slice(1, None),)]
 
 
-def _zoom(array: Array, size: list[int]) -> Array:
-    if list(array.shape) == size:
+def _zoom(array: Array, size: Shape) -> Array:
+    if array.shape == size:
         return array
     tensor = torch.from_numpy(np.ascontiguousarray(array))[None, None]
     if size[0] < array.shape[0]:
@@ -264,12 +255,10 @@ def _box(mask: NDArray[np.bool_], *, margin: int) -> tuple[slice, slice, slice]:
     return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
 
 
-def _blood(
-    parameters: TumourParameters, anatomy: Anatomy, core: Array, rng: np.random.Generator
-) -> Array:
+def _blood(parameters: TumourParameters, anatomy: Anatomy, core: Array, rng: np.random.Generator) -> Array:
     """Haemorrhage: fraction of BLOOD in patches of the core; it stays labelled as the core it lies in."""
     patches = fields.smooth_noise(anatomy.shape, anatomy.spacing_mm, 9.0, rng)
-    return np.asarray(parameters.blood * core * _step((patches - 0.9) / 0.2), np.float32)
+    return np.asarray(parameters.blood * core * fields.sigmoid((patches - 0.9) / 0.2), np.float32)
 
 
 def _texture(

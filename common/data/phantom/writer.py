@@ -17,15 +17,13 @@ def write_cohort(
 ) -> Path:
     """Writes `cases` cases of `site` below `out` and returns `out`.
 
-    Folders are `BraTS-<SITE>-00001-000` with t1n, t1c, t2w, t2f (float32) and seg (uint8), one patient
+    Folders are `BraTS-<SITE>-00001-000` with t1n, t1c, t2w, t2f (int16) and seg (uint8), one patient
     each. The same seed gives the same arrays.
     """
     profile = site_profile(site)
     out.mkdir(parents=True, exist_ok=True)
     for number in range(1, cases + 1):
-        case = make_case(
-            profile, seed=case_seed(seed, site, number), spacing_mm=spacing_mm, healthy=healthy
-        )
+        case = make_case(profile, seed=case_seed(seed, site, number), spacing_mm=spacing_mm, healthy=healthy)
         _write_case(out, f"BraTS-{site.upper().replace('-', '')}-{number:05d}-000", case)
     label_map = TISSUE_LABELS if healthy else GLIOMA_LABELS
     (out / "cohort.toml").write_text(_cohort_toml(profile, label_map), encoding="utf-8")
@@ -36,7 +34,8 @@ def _write_case(out: Path, name: str, case: PhantomCase) -> None:
     folder = out / name
     folder.mkdir(exist_ok=True)
     for modality, image in zip(MODALITIES, case.images, strict=True):
-        write_volume(folder / f"{name}-{modality}.nii.gz", Volume(np.round(image).astype(np.int16), case.affine))
+        whole = np.round(image).astype(np.int16)
+        write_volume(folder / f"{name}-{modality}.nii.gz", Volume(whole, case.affine))
     write_volume(folder / f"{name}-seg.nii.gz", Volume(case.label, case.affine))
 
 
