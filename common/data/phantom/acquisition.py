@@ -32,7 +32,7 @@ DEGRADATIONS: Mapping[str, Scanner] = {
         bias=(0.05, 0.15),
     ),
     "ultra-low": Scanner(
-        thickness_mm=(5.0, 6.5), gap_mm=(0.0, 0.5), in_plane_mm=(1.8, 2.4), snr=(4.0, 9.0), bias=(0.1, 0.25)
+        thickness_mm=(5.0, 6.5), gap_mm=(0.0, 0.5), in_plane_mm=(1.8, 2.4), snr=(7.0, 14.0), bias=(0.1, 0.25)
     ),
 }
 """What `degrade` can make of a scan: an African 1.5 T site's, a portable 0.055 T scanner's. Contrast stays
@@ -95,7 +95,7 @@ def _shifted(image: Array, shift_mm: tuple[float, ...], spacing_mm: float) -> Ar
     if not any(shift_mm):
         return image
     shift = np.array(shift_mm, np.float32)[:, None, None, None] / np.float32(spacing_mm)
-    return fields.sample(image[None], fields.voxel_index(_shape(image)) - shift)[0]
+    return np.asarray(fields.sample(image[None], fields.voxel_index(_shape(image)) - shift)[0])
 
 
 def _ghosted(image: Array, amplitude: float, slices: Slices) -> Array:
