@@ -40,6 +40,7 @@ WEIGHTS = "weights"
 TABLE = "table"
 INSTRUCTION = "instruction"
 METRICS = "metrics"
+TIMES = "times"  # apart from the metrics: two runs of one seed have the same metrics and other times
 REFUSAL = "refusal"
 TIMES = "times"
 
