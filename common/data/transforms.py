@@ -7,7 +7,7 @@ what skull-stripped scans mean by it; a scan that was not stripped is normalised
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from common.data.volume import Volume, read_label, read_volumes, same_grid
 from common.errors import DataError
 from common.seeds import derive
 
-__all__ = ["Geometry", "Preparation", "PreparedCase", "prepare", "restore"]
+__all__ = ["Geometry", "Preparation", "PreparedCase", "expert_label", "prepare", "restore"]
 
 MARGIN = 2
 """Voxels kept around the brain, so that a convolution sees where it ends."""
@@ -78,7 +78,7 @@ def prepare(case: Case, cohort: Cohort, preparation: Preparation) -> PreparedCas
     if not inside.any():
         raise DataError(f"case {case.name}: every voxel is zero", code="constant")
     geometry = geometry_of(first, inside, spacing_mm=preparation.spacing_mm, margin=MARGIN)
-    label = None if case.label is None else _read_label(case, cohort, preparation=preparation, grid=first)
+    label = None if case.label is None else _label_on(first, case, cohort, preparation.structures)
     profile = preparation.degradation or cohort.degraded
     if profile is not None:
         scans = _degraded(scans, profile, case=case)
@@ -138,16 +138,21 @@ def _read_scans(case: Case, preparation: Preparation) -> dict[str, Volume]:
     return dict(zip(wanted, volumes, strict=True))
 
 
-def _read_label(case: Case, cohort: Cohort, *, preparation: Preparation, grid: Volume) -> NDArray[np.uint8]:
-    """The expert's label with our codes; a structure that is declared but not prepared becomes background."""
-    assert case.label is not None
-    codes = _codes(cohort, preparation)
+def expert_label(case: Case, cohort: Cohort, structures: Sequence[str]) -> Volume:
+    """The expert's label in the scan's own grid, with our codes: 1, 2, ... in the order of `structures`.
+
+    A structure that the cohort declares but that was not asked for becomes background.
+
+    Raises:
+        DataError: naming the case: no label, one that cannot be read, or a code that is not declared.
+    """
+    if case.label is None:
+        raise DataError(f"case {case.name}: has no label", code="missing")
+    codes = _codes(cohort, structures)
     try:
         label = read_label(case.label)
     except DataError as error:
         raise DataError(f"case {case.name}: {error}", code=error.code) from error
-    if not same_grid(grid, label):
-        raise DataError(f"case {case.name}: the label lies on another grid than the images", code="grid")
     known = cohort.label_map or {}
     strange = sorted(codes_in(label.array) - set(known.values()))
     if strange:
@@ -157,22 +162,28 @@ def _read_label(case: Case, cohort: Cohort, *, preparation: Preparation, grid: V
             code="label-codes",
         )
     table = np.zeros(max(int(label.array.max()), *codes.values()) + 1, dtype=np.uint8)
-    for number, structure in enumerate(preparation.structures, start=1):
+    for number, structure in enumerate(structures, start=1):
         table[codes[structure]] = number
-    mapped: NDArray[np.uint8] = table[label.array]
-    return mapped
+    return Volume(table[label.array], label.affine)
 
 
-def _codes(cohort: Cohort, preparation: Preparation) -> Mapping[str, int]:
+def _label_on(grid: Volume, case: Case, cohort: Cohort, structures: Sequence[str]) -> NDArray[np.uint8]:
+    label = expert_label(case, cohort, structures)
+    if not same_grid(grid, label):
+        raise DataError(f"case {case.name}: the label lies on another grid than the images", code="grid")
+    return label.array
+
+
+def _codes(cohort: Cohort, structures: Sequence[str]) -> Mapping[str, int]:
     known = cohort.label_map or {}
-    for structure in preparation.structures:
+    for structure in structures:
         if structure not in known:
             raise DataError(
                 f"cohort {cohort.name}: its label map {dict(known)} has no {structure}; declare label_map in "
                 "cohort.toml, or take a plan for what it has",
                 code="label-codes",
             )
-    return {structure: known[structure] for structure in preparation.structures}
+    return {structure: known[structure] for structure in structures}
 
 
 def _degraded(scans: Mapping[str, Volume], profile: str, *, case: Case) -> dict[str, Volume]:
