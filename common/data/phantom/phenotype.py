@@ -16,9 +16,10 @@ class Phenotype:
 
     Attributes:
         whole_ml: volume of core and oedema (log-uniform).
-        core_share: core over whole volume.
+        core_share: core over whole volume (its root is uniform); 0 is oedema without a core.
         enhancing: probability that anything enhances.
         et_share: enhancing share of the core where anything does.
+        uptake: gadolinium in ET relative to a typical glioblastoma.
         patchiness: 0 one shell around one necrosis, 1 islands.
         incompleteness: gaps in the shell.
         fluid: NCR from 0 (solid, not enhancing) over 0.5 (necrosis) to 1 (cyst).
@@ -26,6 +27,7 @@ class Phenotype:
         mass_effect_mm: largest displacement.
         mass_reach_mm: its decay length.
         irregularity: roughness of every border.
+        asymmetry: how much further ED reaches on one side than on the other.
         fade: share of the volume over which ED fades out.
         oedema_strength: how fully ED replaces tissue.
         cortex_sparing: how much ED avoids grey matter.
@@ -37,16 +39,18 @@ class Phenotype:
     core_share: Range = (0.15, 0.6)
     enhancing: float = 0.95
     et_share: Range = (0.3, 0.8)
+    uptake: Range = (0.35, 1.3)
     patchiness: Range = (0.0, 0.6)
     incompleteness: Range = (0.1, 0.7)
     fluid: Range = (0.3, 1.0)
     multifocal: float = 0.1
     mass_effect_mm: Range = (0, 8)
     mass_reach_mm: Range = (15, 25)
-    irregularity: Range = (0.4, 1.0)
-    fade: Range = (0.1, 0.4)
-    oedema_strength: Range = (0.7, 1.0)
-    cortex_sparing: Range = (0.3, 1.5)
+    irregularity: Range = (0.4, 1.2)
+    asymmetry: Range = (0.0, 1.5)
+    fade: Range = (0.05, 0.4)
+    oedema_strength: Range = (0.5, 1.0)
+    cortex_sparing: Range = (0.2, 1.5)
     texture: Range = (0.05, 0.2)
     blood: float = 0.1
 
@@ -65,9 +69,20 @@ PHENOTYPES: Mapping[str, Phenotype] = {
         enhancing=0.25,
         et_share=(0.01, 0.15),
         patchiness=(0.4, 1.0),
-        fluid=(0.0, 0.5),
+        fluid=(0.0, 0.7),
         multifocal=0.05,
         mass_effect_mm=(0, 6),
+        cortex_sparing=(0.0, 1.0),
+    ),
+    "diffuse": Phenotype(
+        whole_ml=(10, 120),
+        core_share=(0.0, 0.02),
+        enhancing=0.4,
+        et_share=(0.3, 1.0),
+        patchiness=(0.3, 1.0),
+        fluid=(0.0, 0.5),
+        mass_effect_mm=(0, 4),
+        cortex_sparing=(0.0, 1.0),
     ),
     "infiltrative": Phenotype(
         whole_ml=(15, 120),
@@ -106,12 +121,14 @@ class TumourParameters:
     whole_ml: float
     core_ml: float
     et_share: float
+    uptake: float
     patchiness: float
     incompleteness: float
     fluid: float
     mass_effect_mm: float
     mass_reach_mm: float
     irregularity: float
+    asymmetry: float
     fade: float
     oedema_strength: float
     cortex_sparing: float
@@ -134,14 +151,16 @@ def draw_tumour(weights: Mapping[str, float], rng: np.random.Generator) -> Tumou
         phenotype=name,
         places=tuple(rng.random(foci).tolist()),
         whole_ml=whole_ml,
-        core_ml=whole_ml * float(np.exp(rng.uniform(*np.log(kind.core_share)))),
+        core_ml=whole_ml * float(rng.uniform(*np.sqrt(kind.core_share)) ** 2),
         et_share=float(rng.uniform(*kind.et_share)) * enhances,
+        uptake=float(rng.uniform(*kind.uptake)),
         patchiness=float(rng.uniform(*kind.patchiness)),
         incompleteness=float(rng.uniform(*kind.incompleteness)),
         fluid=float(rng.uniform(*kind.fluid)),
         mass_effect_mm=float(rng.uniform(*kind.mass_effect_mm)),
         mass_reach_mm=float(rng.uniform(*kind.mass_reach_mm)),
         irregularity=float(rng.uniform(*kind.irregularity)),
+        asymmetry=float(rng.uniform(*kind.asymmetry)),
         fade=float(rng.uniform(*kind.fade)),
         oedema_strength=float(rng.uniform(*kind.oedema_strength)),
         cortex_sparing=float(rng.uniform(*kind.cortex_sparing)),

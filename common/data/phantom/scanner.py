@@ -51,7 +51,7 @@ class Scanner:
     Attributes:
         protocols: one of them is chosen for each examination.
         thickness_mm: of slices; a range whose ends are equal fixes it.
-        thin_t1: whether both T1 scans are isotropic (3-D) whatever the thickness.
+        thin: probability that a channel is isotropic (3-D) whatever the thickness.
         planes: probability that a channel's slices are sagittal, coronal, axial.
         time_jitter: standard deviation of log TR, TE and TI from one examination to the next.
         contrast: standard deviation of the log gains on the signal table.
@@ -63,7 +63,7 @@ class Scanner:
     thickness_mm: Range = (1.0, 1.0)
     gap_mm: Range = (0.0, 0.0)
     in_plane_mm: Range = (1.0, 1.0)
-    thin_t1: float = 0.0
+    thin: tuple[float, float, float, float] = (0.0,) * 4
     planes: tuple[float, float, float] = (0.0, 0.0, 1.0)
     snr: Range | None = (30.0, 60.0)
     bias: Range = (0.05, 0.15)
@@ -86,8 +86,8 @@ def draw_acquisition(scanner: Scanner, rng: np.random.Generator) -> Acquisition:
     protocol = scanner.protocols[int(rng.random() * len(scanner.protocols))]
     jitter = np.exp(scanner.time_jitter * np.clip(rng.standard_normal((3, 3)), -2, 2))
     unit = rng.random(8)
-    thin = rng.random() < scanner.thin_t1
-    slices = tuple(_draw_slices(scanner, channel < 2 and thin, rng) for channel in range(4))
+    thin = rng.random(4) < np.array(scanner.thin)
+    slices = tuple(_draw_slices(scanner, bool(thin[channel]), rng) for channel in range(4))
     gains = scanner.contrast * np.clip(rng.standard_normal((len(TISSUES), 4)), -2, 2)
     gamma = np.exp(scanner.gamma * np.clip(rng.standard_normal(4), -2, 2))
     ghost = scanner.ghost * rng.random(4) * (rng.random(4) < 1 / 3)
@@ -137,7 +137,8 @@ def _jittered(protocol: Protocol, factors: np.ndarray[tuple[int, ...], np.dtype[
             sequence,
             tr_ms=float(sequence.tr_ms * by[0]),
             te_ms=float(sequence.te_ms * by[1]),
-            ti_ms=float(sequence.ti_ms * by[2]),
+            # Inversion times are tuned to a null: scanners differ little in them.
+            ti_ms=float(sequence.ti_ms * by[2] ** 0.3),
         )
 
     return replace(

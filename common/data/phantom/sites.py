@@ -38,7 +38,7 @@ from common.errors import InputError
 from common.seeds import derive, generator
 
 PROTOCOL_3T_GRADIENT = Protocol(
-    3.0, Sequence("ir", 2300, 3, 900), Sequence("se", 6000, 85), Sequence("ir", 8000, 140, 2300)
+    3.0, Sequence("ir", 2300, 3, 1000), Sequence("se", 6000, 85), Sequence("ir", 8000, 140, 2300)
 )
 """Another vendor's 3 T protocol: MPRAGE, shorter T2 echo, longer FLAIR echo."""
 
@@ -76,7 +76,7 @@ class Profile:
         return self.scanner.protocols[0].field_strength_t
 
 
-_ADULT = {"high-grade": 0.6, "low-grade": 0.2, "infiltrative": 0.1, "solid": 0.1}
+_ADULT = {"high-grade": 0.6, "low-grade": 0.15, "infiltrative": 0.1, "diffuse": 0.05, "solid": 0.1}
 
 SITES: Mapping[str, Profile] = {
     "adult-a": Profile("adult-a", Scanner(snr=(35, 60), bias=(0.05, 0.2)), _ADULT),
@@ -85,7 +85,7 @@ SITES: Mapping[str, Profile] = {
         Scanner(
             protocols=(PROTOCOL_3T_GRADIENT,),
             thickness_mm=(3.0, 4.0),
-            thin_t1=1.0,
+            thin=(1.0, 1.0, 0.0, 0.0),
             snr=(30, 50),
             bias=(0.1, 0.3),
         ),
@@ -120,12 +120,12 @@ SITES: Mapping[str, Profile] = {
             thickness_mm=(1.0, 7.0),
             gap_mm=(0.0, 1.5),
             in_plane_mm=(0.7, 1.6),
-            thin_t1=0.5,
+            thin=(0.4, 0.6, 0.15, 0.3),
             planes=(0.25, 0.1, 0.65),
             snr=(8, 60),
             bias=(0.0, 0.3),
             time_jitter=0.12,
-            contrast=0.12,
+            contrast=0.08,
             gamma=0.2,
             ghost=0.08,
             misregistration_mm=0.7,
@@ -137,8 +137,9 @@ SITES: Mapping[str, Profile] = {
             "high-grade": 0.25,
             "late-stage": 0.1,
             "gliomatosis": 0.1,
-            "low-grade": 0.3,
-            "infiltrative": 0.15,
+            "low-grade": 0.25,
+            "infiltrative": 0.1,
+            "diffuse": 0.1,
             "solid": 0.1,
         },
         tissue_jitter=0.1,
@@ -205,7 +206,7 @@ def make_case(
     )
     if tumour and not healthy:
         parameters = draw_tumour(profile.phenotypes, generator(seed, "tumour"))
-        tissues = with_core(tissues, parameters.fluid)
+        tissues = with_core(tissues, fluid=parameters.fluid, uptake=parameters.uptake)
         grown, anatomy = grow(parameters, anatomy)
     images = _image(profile, anatomy, grown, tissues, acquisition, seed=seed)
     tissue = _tissue_label(anatomy)

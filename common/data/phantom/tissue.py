@@ -177,12 +177,21 @@ def jittered(tissues: dict[str, Tissue], relative: float, rng: np.random.Generat
     return subject
 
 
-def with_core(tissues: dict[str, Tissue], fluid: float) -> dict[str, Tissue]:
-    """The table with NCR between solid non-enhancing tumour (0), necrosis (0.5) and cyst (1)."""
-    ncr = tissues["NCR"]
-    t1 = np.interp(fluid, [0, 0.5, 1], [0.82, 1.0, 1.55])
-    t2 = np.interp(fluid, [0, 0.5, 1], [0.75, 1.0, 2.6])
-    density = np.interp(fluid, [0, 0.5, 1], [0.90, 0.95, 0.99])
+def with_core(tissues: dict[str, Tissue], *, fluid: float, uptake: float) -> dict[str, Tissue]:
+    """The table for one tumour.
+
+    Args:
+        tissues: the subject's.
+        fluid: NCR between solid non-enhancing tumour (0), necrosis (0.5) and cyst (1).
+        uptake: gadolinium in ET relative to the table's.
+    """
+    ncr, et = tissues["NCR"], tissues["ET"]
+    t1 = np.interp(fluid, [0, 0.5, 1], [0.72, 1.0, 1.55])
+    t2 = np.interp(fluid, [0, 0.5, 1], [0.66, 1.0, 2.6])
+    density = np.interp(fluid, [0, 0.5, 1], [0.89, 0.95, 0.99])
     # A cyst takes up no contrast agent.
     rate = ncr.gadolinium_rate * (1 - 0.8 * fluid)
-    return tissues | {"NCR": Tissue(ncr.t1_ms * t1, ncr.t2_ms * t2, float(density), rate)}
+    return tissues | {
+        "NCR": Tissue(ncr.t1_ms * t1, ncr.t2_ms * t2, float(density), rate),
+        "ET": Tissue(et.t1_ms, et.t2_ms, et.density, et.gadolinium_rate * uptake),
+    }

@@ -19,6 +19,9 @@ from common.data.phantom.fields import Array, Shape
 from common.data.phantom.phenotype import TumourParameters
 
 NCR, ED, ET = 1, 2, 3
+MIN_CORE_ML = 0.1
+"""A smaller core is none."""
+
 MIN_DETERMINANT = 0.1
 """Smallest local volume change that mass effect may cause."""
 
@@ -51,10 +54,10 @@ def grow(parameters: TumourParameters, healthy: Anatomy) -> tuple[Tumour, Anatom
     anatomy = _displaced(healthy, displacement)
     core_level = _core_level(parameters, anatomy, foci, rng)
     host = anatomy.mask & (anatomy.fractions[0] < 0.9)
-    core_border = level_of_volume(core_level, host, parameters.core_ml, anatomy.spacing_mm)
-    core = fields.sigmoid((core_level - core_border) / max(0.7, 0.35 * anatomy.spacing_mm)) * anatomy.mask
+    core = _body(core_level, host, parameters.core_ml, anatomy) * (parameters.core_ml >= MIN_CORE_ML)
+    source = np.maximum(core, _body(core_level, host, 0.1 * parameters.whole_ml, anatomy))
     enhancing = _enhancing(parameters, anatomy, core_level, core, rng)
-    oedema = _oedema(parameters, anatomy, core, rng)
+    oedema = _oedema(parameters, anatomy, core, source=source, centre=foci[0], rng=rng)
     blood = _blood(parameters, anatomy, core, rng)
     solid = core - blood
     fractions = np.stack([solid * (1 - enhancing), (1 - core) * oedema, solid * enhancing, blood])
@@ -76,7 +79,7 @@ def mass_effect(parameters: TumourParameters, anatomy: Anatomy, centre: Array) -
     spacing_mm = anatomy.spacing_mm
     arm = (fields.voxel_index(anatomy.shape) - centre[:, None, None, None]) * np.float32(spacing_mm)
     distance = np.sqrt((arm**2).sum(0)) + np.float32(1e-3)
-    radius_mm = _radius_mm(parameters.core_ml)
+    radius_mm = _radius_mm(max(parameters.core_ml, 0.2 * parameters.whole_ml))
     length = np.exp(-(((distance - radius_mm) / parameters.mass_reach_mm) ** 2))
     length *= np.minimum(distance / radius_mm, 1) * np.clip((anatomy.brain - 0.5) / 0.45, 0, 1)
     unit = arm / distance * length
@@ -85,6 +88,13 @@ def mass_effect(parameters: TumourParameters, anatomy: Anatomy, centre: Array) -
     while fields.jacobian_determinant(displacement, spacing_mm).min() < MIN_DETERMINANT:
         displacement *= np.float32(0.8)
     return displacement
+
+
+def _body(level: Array, host: NDArray[np.bool_], volume_ml: float, anatomy: Anatomy) -> Array:
+    """Soft membership of the part of `host` with the highest `level` that measures `volume_ml`."""
+    border = level_of_volume(level, host, volume_ml, anatomy.spacing_mm)
+    soft = fields.sigmoid((level - border) / max(0.7, 0.35 * anatomy.spacing_mm))
+    return np.asarray(soft * anatomy.mask, np.float32)
 
 
 def level_of_volume(level: Array, host: NDArray[np.bool_], volume_ml: float, spacing_mm: float) -> float:
@@ -173,20 +183,33 @@ def _enhancing(
     return fields.sigmoid((border - score) / 0.15)
 
 
-def _oedema(parameters: TumourParameters, anatomy: Anatomy, core: Array, rng: np.random.Generator) -> Array:
-    """Strength of ED, 0 to `oedema_strength`, around the core."""
-    level = np.log(infiltration(core, anatomy, _radius_mm(parameters.whole_ml)) + 1e-6)
-    noise = fields.smooth_noise(anatomy.shape, anatomy.spacing_mm, 12.0, rng)
-    fine = fields.smooth_noise(anatomy.shape, anatomy.spacing_mm, 6.0, rng)
+def _oedema(
+    parameters: TumourParameters,
+    anatomy: Anatomy,
+    core: Array,
+    *,
+    source: Array,
+    centre: Array,
+    rng: np.random.Generator,
+) -> Array:
+    """Strength of ED, 0 to `oedema_strength`, spread from `source` around the core."""
+    shape, spacing_mm = anatomy.shape, anatomy.spacing_mm
+    reach_mm = _radius_mm(parameters.whole_ml)
+    level = np.log(infiltration(source, anatomy, reach_mm) + 1e-6)
+    noise = fields.smooth_noise(shape, spacing_mm, 12.0, rng)
+    fine = fields.smooth_noise(shape, spacing_mm, 6.0, rng)
+    arm = (fields.voxel_index(shape) - centre[:, None, None, None]) * np.float32(spacing_mm / reach_mm)
+    side = rng.standard_normal(3)
+    towards = np.tensordot((side / np.linalg.norm(side)).astype(np.float32), arm, 1)
     csf, grey, _ = anatomy.fractions
     tissue = 1 - np.clip(1.6 * csf, 0, 1)
-    level = level + parameters.irregularity * (0.5 * noise + 0.3 * fine) - parameters.cortex_sparing * grey
-    level = np.where(core > 0.5, level.max() + 1, level).astype(np.float32)
+    level += parameters.irregularity * (0.5 * noise + 0.3 * fine)
+    level += parameters.asymmetry * np.clip(towards, -1.5, 1.5) - parameters.cortex_sparing * grey
+    level = np.where(core > 0.5, level.max() + 1, level)
     host = anatomy.mask & (tissue > 0.3)
-    volume, fade = parameters.whole_ml, parameters.fade
     border, inner, outer = (
-        level_of_volume(level, host, volume * share, anatomy.spacing_mm)
-        for share in (1.0, 1 - fade, 1 + fade)
+        level_of_volume(level, host, parameters.whole_ml * share, spacing_mm)
+        for share in (1.0, 1 - parameters.fade, 1 + parameters.fade)
     )
     soft = fields.sigmoid(4 * (level - border) / max(inner - outer, 1e-3))
     return np.asarray(parameters.oedema_strength * soft * tissue * anatomy.mask, np.float32)
