@@ -106,6 +106,14 @@ def test_flatten_names_what_does_not_fit() -> None:
         unflatten(np.zeros(14, dtype=np.float32), LAYOUT)
 
 
+def test_digest_is_of_the_values_and_not_of_their_memory() -> None:
+    flat = np.arange(6, dtype=np.float32)
+
+    assert wire.digest(flat) == wire.digest(np.arange(12, dtype=np.float32)[::2] / np.float32(2))
+    assert wire.digest(flat) == wire.digest(flat.astype(">f4"))
+    assert wire.digest(flat) != wire.digest(flat[::-1])
+
+
 @pytest.mark.parametrize("codec", list(CODECS))
 def test_weights_survive_the_message(codec: str) -> None:
     payload = read_weights(content(codec=codec), LAYOUT)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.checkpoint import load, save
+from common.errors import CheckpointError, InputError
+from server.card import INTENDED_USE, PHANTOM_SENTENCE, compose_card, lineage_of
+from server.registry import export, list_releases, make_release, show, verify
+
+TENSORS = {"encoder.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.ones(2)}
+PLAN = {"name": "demo", "sha256": "5c" * 32}
+
+
+def scores(dice: float | None) -> dict[str, Any]:
+    return {"dice": {"NCR": dice, "ET": 0.5, "mean": 0.4}, "hd95_mm": {"NCR": 3.0}}
+
+
+def summary(*, phantom: bool = True) -> dict[str, Any]:
+    folded = {"outcome": "folded", "reason": None}
+    return {
+        "plan": PLAN,
+        "rounds": [
+            {"round": 1, "sites": {"adult-a": folded, "ssa": folded}},
+            {"round": 2, "sites": {"adult-a": folded, "ssa": {"outcome": "refused", "reason": "norm"}}},
+            {"round": 3, "sites": {"adult-a": folded, "ssa": {"outcome": "late", "reason": None}}},
+            {"round": 4, "sites": {"adult-a": folded}},
+        ],
+        "sites": {
+            "adult-a": {
+                "phantom": phantom,
+                "field_strength_t": 3.0,
+                "cases": {"test": 4},
+                "before": scores(0.1),
+                "federated": scores(0.7),
+            },
+            "ssa": {"field_strength_t": None, "cases": None, "before": scores(None)},
+        },
+    }
+
+
+def lineage(*, phantom: bool = True, round_number: int = 2) -> dict[str, Any]:
+    return lineage_of(
+        summary(phantom=phantom),
+        round_number=round_number,
+        preset="nano",
+        task="glioma",
+        start="healthy-nano, pretrained for tissue",
+    )
+
+
+def card(**options: bool) -> str:
+    return compose_card("demo", "1.0.0", lineage=lineage(**options), summary=summary(**options))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_release(tmp_path, "demo", version="1.0.0", tensors=TENSORS, lineage=lineage(), card=card())
+
+
+def test_a_release_is_three_files_that_agree(folder: Path, tmp_path: Path) -> None:
+    assert folder == tmp_path / "releases" / "demo-1.0.0"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "lineage.json",
+        "model-card.md",
+        "model.safetensors",
+    ]
+    assert [file.name for file in folder.parent.iterdir()] == ["demo-1.0.0"]
+    told = json.loads((folder / "lineage.json").read_text())
+    assert told["model"]["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert (told["plan"], told["round"], told["subset_rounds"]) == (PLAN, 2, [2])
+    verify(show(tmp_path, "demo-1.0.0"))
+
+
+def test_the_model_can_be_loaded_and_says_where_it_is_from(folder: Path) -> None:
+    checkpoint = load(folder / "model.safetensors")
+
+    assert all(torch.equal(checkpoint.tensors[name], tensor) for name, tensor in TENSORS.items())
+    assert checkpoint.provenance["plan"] == PLAN
+    assert checkpoint.provenance["preset"] == "nano"
+
+
+def test_lineage_names_who_was_in_each_round() -> None:
+    rounds = lineage(round_number=4)["rounds"]
+
+    assert [record["folded"] for record in rounds] == [["adult-a", "ssa"], *[["adult-a"]] * 3]
+    assert [record["absent"] for record in rounds] == [
+        {},
+        {"ssa": "refused (norm)"},
+        {"ssa": "late"},
+        {"ssa": "not there"},
+    ]
+    assert [record["round"] for record in lineage(round_number=1)["rounds"]] == [1]
+
+
+def test_the_card_says_what_it_must() -> None:
+    text = card()
+
+    for fact in (
+        f"The scans of adult-a {PHANTOM_SENTENCE}",
+        INTENDED_USE,
+        PLAN["sha256"],
+        "healthy-nano, pretrained for tissue",
+    ):
+        assert fact in text
+    assert "- round 2: adult-a; **subset**, without ssa refused (norm)" in text
+    assert "Merged from a subset of the sites: rounds 2." in text
+    assert "| adult-a | 3 T | 4 | federated | 0.700 | 0.500 | 0.400 |" in text
+    assert "| ssa | not stated | - | before | - | 0.500 | 0.400 |" in text
+    assert "not been validated for clinical use" in text
+
+
+def test_real_scans_are_not_called_phantoms() -> None:
+    assert PHANTOM_SENTENCE not in card(phantom=False)
+
+
+def test_a_card_without_results_or_rounds() -> None:
+    bare = {**summary(), "rounds": [], "sites": {"ssa": {}}}
+    text = compose_card(
+        "demo",
+        "0",
+        lineage=lineage_of(bare, round_number=0, preset="nano", task="glioma", start="x"),
+        summary=bare,
+    )
+
+    assert "Not measured." in text
+    assert "- none: this is the first model" in text
+
+
+def test_a_release_is_never_changed(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"release demo-1\.0\.0 exists"):
+        make_release(tmp_path, "demo", version="1.0.0", tensors=TENSORS, lineage=lineage(), card="other")
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("../x", "1"), ("", "1"), ("Demo", "1"), ("demo", "../1"), ("demo", "")]
+)
+def test_names_that_are_paths_are_refused(tmp_path: Path, name: str, version: str) -> None:
+    with pytest.raises(InputError, match="a release is named by"):
+        make_release(tmp_path, name, version=version, tensors=TENSORS, lineage=lineage(), card="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_release_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        make_release(tmp_path, "demo", version="1", tensors=TENSORS, lineage={"plan": object()}, card="")
+    assert list((tmp_path / "releases").iterdir()) == []
+
+
+def test_releases_are_listed_and_found(folder: Path, tmp_path: Path) -> None:
+    make_release(tmp_path, "demo", version="1.1", tensors=TENSORS, lineage=lineage(), card=card())
+
+    assert [release.title for release in list_releases(tmp_path)] == ["demo-1.0.0", "demo-1.1"]
+    assert list_releases(tmp_path / "elsewhere") == ()
+    assert show(tmp_path, "demo-1.1").card == card()
+    with pytest.raises(InputError, match=r"no release 'demo-2'; there are: demo-1\.0\.0, demo-1\.1"):
+        show(tmp_path, "demo-2")
+
+
+def test_an_export_is_a_copy_that_verifies(folder: Path, tmp_path: Path) -> None:
+    copy = export(show(tmp_path, "demo-1.0.0"), tmp_path / "out")
+
+    assert [(copy / file.name).read_bytes() == file.read_bytes() for file in folder.iterdir()] == [True] * 3
+    with pytest.raises(InputError, match="already"):
+        export(show(tmp_path, "demo-1.0.0"), tmp_path / "out")
+
+
+def tamper_model(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def tamper_card(folder: Path) -> None:
+    (folder / "model-card.md").write_text("CE-marked")
+
+
+def swap_model(folder: Path) -> None:
+    save(folder / "model.safetensors", {"w": torch.zeros(1)}, {"plan": PLAN})
+
+
+def lose_model(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("tamper", [tamper_model, tamper_card, swap_model, lose_model])
+def test_a_changed_release_is_not_exported(
+    folder: Path, tmp_path: Path, tamper: Callable[[Path], None]
+) -> None:
+    tamper(folder)
+
+    with pytest.raises(CheckpointError, match=r"release demo-1\.0\.0: model"):
+        export(show(tmp_path, "demo-1.0.0"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lineage_of_another_plan_is_noticed(folder: Path, tmp_path: Path) -> None:
+    told = json.loads((folder / "lineage.json").read_text())
+    told["plan"]["sha256"] = "00" * 32
+    (folder / "lineage.json").write_text(json.dumps(told))
+
+    with pytest.raises(CheckpointError, match="comes from another plan"):
+        verify(show(tmp_path, "demo-1.0.0"))
+
+
+def test_a_broken_lineage_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "lineage.json").write_text("{")
+    with pytest.raises(InputError, match=r"release demo-1\.0\.0: its lineage\.json cannot be read"):
+        list_releases(tmp_path)
+
+    shutil.rmtree(folder)
+    assert list_releases(tmp_path) == ()
