@@ -143,6 +143,7 @@ def write_volume(path: Path, volume: Volume, *, like: Path | None = None) -> Non
     image.header.set_xyzt_units("mm")
     image.set_qform(volume.affine, code=1)
     image.set_sform(volume.affine, code=1)
+    image.header["vox_offset"], image.header["scl_slope"], image.header["scl_inter"] = 352, 1, 0
     if like is not None:
         _copy_geometry(image.header, like, volume=volume, name=path.name)
     content = image.header.binaryblock + bytes(4) + volume.array.tobytes(order="F")
@@ -212,8 +213,8 @@ def _voxels(
 ) -> dict[int, NDArray[Any]]:
     """Channel -> stored voxels (X, Y, Z), in one pass from the header's end to the file's end."""
     name = path.name
-    wanted = {_channel(channel, header, name=name) for channel in channels}
     _check_size(header, path)
+    wanted = {_channel(channel, header, name=name) for channel in channels}
     skip(stream, header.skipped_bytes, name=name)
     kept: dict[int, NDArray[Any]] = {}
     for index in range(header.volumes):
