@@ -15,6 +15,8 @@ MODALITIES = ("t1n", "t1c", "t2w", "t2f")
 
 GLIOMA_LABELS: Mapping[str, int] = {"NCR": 1, "ED": 2, "ET": 3}
 TISSUE_LABELS: Mapping[str, int] = {"CSF": 1, "GM": 2, "WM": 3}
+STRUCTURES: Mapping[str, tuple[str, ...]] = {"glioma": tuple(GLIOMA_LABELS), "tissue": tuple(TISSUE_LABELS)}
+"""Task -> its structures, in the order of their codes; 0 is the background."""
 
 
 @dataclass(frozen=True)

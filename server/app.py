@@ -1,0 +1,116 @@
+"""The hub's half of the federation, top to bottom: plan, first model, rounds, final numbers, release."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common import wire
+from common.codec import CODECS
+from common.errors import RunError
+from common.instruction import Instruction
+from common.learning.finetuning import trainable_names
+from common.models.network import build
+from server import stages
+from server.exchange import ask
+from server.roster import Roster, greet_newcomers, meet
+from server.rounds import GlobalModel, run_round
+from server.run import Event, Listener, Run, opened
+from server.start import Start, first_model
+from server.summary import Status, best_round, write_summary
+
+RUN_VARIABLE = "FEDGLIA_RUN"
+"""The run directory, for engines that give a ServerApp no configuration."""
+ENGINE_VARIABLE = "FEDGLIA_ENGINE"
+
+MEET_DEADLINE_S = 120.0
+LATECOMER_DEADLINE_S = 2.0
+
+app = ServerApp()
+listeners: list[Listener] = []
+"""Called with every event of a run in this process; a terminal shows progress this way."""
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Carry out the run that the run directory describes, from where it stands."""
+    folder = Path(str(context.run_config.get("run-dir") or os.environ[RUN_VARIABLE]))
+    with opened(folder, listen=_tell_listeners) as run:
+        roster = Roster()
+        try:
+            carry_out(grid, run, roster)
+        except KeyboardInterrupt:
+            _end(run, roster, "stopped")
+            raise
+        except Exception as error:
+            run.event("run failed", error=type(error).__name__, detail=str(error))
+            _end(run, roster, "failed")
+            raise
+
+
+def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
+    """Every step that is not done yet, in order; what was done stays done."""
+    start = first_model(run)
+    model = _latest(run, start)
+    words = Instruction(run.identity, run.plan.as_toml(), 0, start.digest, start.new_head)
+    run.event("run opened", plan=run.plan.sha256, round=model.round_number, of=run.plan.rounds.count)
+    meet(grid, run, words, roster, deadline_s=min(MEET_DEADLINE_S, run.plan.rounds.deadline_s))
+    _hand_out(grid, run, roster, start, words)
+    first = GlobalModel(dict(start.tensors), model.layout, {})
+    stages.run_stage(grid, run, roster, stages.BEFORE, first.message(words))
+    while model.round_number < run.plan.rounds.count:
+        if len(roster.nodes) < len(run.plan.sites):
+            greet_newcomers(grid, run, words, roster, deadline_s=LATECOMER_DEADLINE_S)
+            _hand_out(grid, run, roster, start, words)
+        model = run_round(grid, run, roster, model, words)
+        run.point("last", model.round_number)
+        _end(run, roster, "running")
+    last = model.message(words)
+    stages.run_stage(grid, run, roster, stages.FEDERATED, last)
+    stages.run_stage(grid, run, roster, stages.ADAPTED, last)
+    if run.plan.evaluation.local_only:
+        stages.run_stage(grid, run, roster, stages.LOCAL_ONLY, first.message(words))
+    _end(run, roster, "completed")
+    run.event("run completed", round=model.round_number)
+
+
+def _latest(run: Run, start: Start) -> GlobalModel:
+    """The model of the last closed round, with the parameters that the adaptation trains."""
+    network = build(run.plan, seed=0)
+    names = trainable_names(network, run.plan.adaptation.trains, new_head=start.new_head)
+    layout = wire.Layout.of({name: start.tensors[name] for name in names})
+    number = run.last_round() or 0
+    checkpoint, server_state = run.load_round(number)
+    return GlobalModel(dict(checkpoint.tensors), layout, server_state, number)
+
+
+def _hand_out(grid: Grid, run: Run, roster: Roster, start: Start, words: Instruction) -> None:
+    """Give the whole first model to the sites that do not have it; from then on only what trains travels."""
+    layout = wire.Layout.of(start.tensors)
+    packed, _ = CODECS["fp32"].encode(wire.flatten(start.tensors, layout))
+    content = wire.pack_weights(packed, layout, round_number=0)
+    content[wire.INSTRUCTION] = words.record()
+    lacking = {site: content for site in roster.nodes if not roster.facts[site].get("knows_start")}
+    for answer in ask(grid, roster.nodes, lacking, wire.RECEIVE, deadline_s=run.plan.rounds.deadline_s):
+        if answer.outcome != "answered":
+            raise RunError(
+                f"site {answer.site} could not take the first model ({answer.code}); resume the run"
+            )
+        roster.facts[answer.site]["knows_start"] = True
+        run.event("first model received", site=answer.site, bytes=layout.size * 4)
+
+
+def _tell_listeners(event: Event) -> None:
+    for listen in listeners:
+        listen(event)
+
+
+def _end(run: Run, roster: Roster, status: Status) -> None:
+    """Write the summary and name the best checkpoint; both can be made again at any time."""
+    summary = write_summary(run, roster, status=status, engine=os.environ.get(ENGINE_VARIABLE, "deployed"))
+    best = best_round(summary["validation"])
+    if best is not None:
+        run.point("best", best)

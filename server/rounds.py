@@ -1,0 +1,190 @@
+"""One round: invite, wait until the deadline, gate each reply as it comes, fold, step, checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from common import wire
+from common.codec import CODECS, Flat
+from common.errors import QuorumError, RefusedUpdate
+from common.instruction import Instruction
+from server.aggregation import Optimiser, fold, step
+from server.exchange import Answer, ask
+from server.gate import Expectation, Spool, admit, judge
+from server.roster import Roster
+from server.run import Run
+from server.stages import busy_seconds
+
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GlobalModel:
+    """The hub's model between two rounds.
+
+    Attributes:
+        tensors: the whole model.
+        layout: the parameters that train, and so travel.
+        server_state: the server optimiser's memory.
+    """
+
+    tensors: dict[str, Tensor]
+    layout: wire.Layout
+    server_state: dict[str, Tensor]
+    round_number: int = 0
+
+    @property
+    def flat(self) -> Flat:
+        """What travels, as one vector."""
+        return wire.flatten(self.tensors, self.layout)
+
+    def message(self, words: Instruction) -> RecordDict:
+        """The content that carries this model to a site."""
+        packed, _ = CODECS["fp32"].encode(self.flat)
+        content = wire.pack_weights(packed, self.layout, round_number=words.round_number)
+        content[wire.INSTRUCTION] = words.record()
+        return content
+
+
+@dataclass
+class _OpenRound:
+    """What is known of the open round: an account of each site, and when sites were at work."""
+
+    number: int
+    spool: Spool
+    accounts: dict[str, Numbers]
+    busy: list[tuple[float, float]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def note(
+        self, site: str, outcome: str, reason: str | None = None, *, numbers: Numbers | None = None
+    ) -> None:
+        self.accounts[site].update(outcome=outcome, reason=reason, **(numbers or {}))
+
+    def folded(self) -> list[str]:
+        return [site for site, account in self.accounts.items() if account["outcome"] == "folded"]
+
+
+def run_round(grid: Grid, run: Run, roster: Roster, model: GlobalModel, words: Instruction) -> GlobalModel:
+    """The global model after one more round, which is closed on disk before this returns.
+
+    Raises:
+        QuorumError: too few usable updates; a resumed run opens this round again.
+    """
+    number = model.round_number + 1
+    question = model.message(replace(words, round_number=number))
+    unheard = {"outcome": "lost", "reason": None, "train_s": None, "bytes_up": 0}
+    down = {"bytes_down": model.layout.size * 4}
+    current = _OpenRound(
+        number, Spool(run.spool_folder), {site: {**unheard, **down} for site in roster.nodes}
+    )
+    run.event("round opened", round=number, sites=list(roster.nodes))
+    questions = dict.fromkeys(roster.nodes, question)
+    for answer in ask(grid, roster.nodes, questions, wire.ROUND, deadline_s=run.plan.rounds.deadline_s):
+        _take_in(answer, current, run, roster, model.layout)
+    _refuse_outliers(current, run)
+    _check_quorum(current, run)
+    moved = _fold(current, run, model)
+    record = _record(current, run)
+    run.close_round(number, tensors=moved.tensors, record=record, server_state=moved.server_state)
+    current.spool.clear()
+    told = ("round", "folded", "subset", "validation_dice", "wall_s", "overhead_s")
+    run.event("round closed", **{key: record[key] for key in told})
+    return moved
+
+
+def _take_in(answer: Answer, current: _OpenRound, run: Run, roster: Roster, layout: wire.Layout) -> None:
+    """Gate one reply and spool it, or say why not; a bad reply never costs more than itself."""
+    site = answer.site
+    if answer.content is None:
+        current.note(site, answer.outcome, answer.code)
+        run.event("site silent", round=current.number, site=site, outcome=answer.outcome, code=answer.code)
+        return
+    busy_s = busy_seconds(answer.content)
+    current.busy.append((answer.received_at - busy_s, answer.received_at))
+    try:
+        expected = Expectation(layout, current.number, roster.weight_limit(site))
+        update, norm = admit(answer.content, expected, site=site)
+        numbers = wire.read_metrics(answer.content)
+        weight = update.weight if run.plan.aggregation.weighting == "patients" else 1
+        current.spool.add(site, update.delta, weight=weight, norm=norm)
+    except RefusedUpdate as refusal:
+        current.note(site, "refused", refusal.code)
+        run.event("update refused", round=current.number, site=site, code=refusal.code, detail=str(refusal))
+        return
+    said = {key: _number(numbers.get(key)) for key in ("train_s", "loss", "validation_dice")}
+    sent = CODECS[run.plan.aggregation.codec].nbytes(layout.size)
+    current.note(site, "folded", numbers={**said, "bytes_up": sent, "update_norm": norm})
+    run.event("site answered", round=current.number, site=site, loss=said["loss"], seconds=round(busy_s, 3))
+
+
+def _refuse_outliers(current: _OpenRound, run: Run) -> None:
+    norms = {site: current.accounts[site]["update_norm"] for site in current.folded()}
+    for site, why in judge(norms, factor=run.plan.aggregation.norm_factor).items():
+        current.note(site, "refused", "norm")
+        run.event("update refused", round=current.number, site=site, code="norm", detail=why)
+
+
+def _check_quorum(current: _OpenRound, run: Run) -> None:
+    usable, needed = current.folded(), run.plan.rounds.quorum
+    if len(usable) >= needed:
+        return
+    others = [
+        f"{site} {account['outcome']} ({account['reason']})"
+        for site, account in current.accounts.items()
+        if site not in usable
+    ]
+    run.event("quorum missed", round=current.number, usable=usable, quorum=needed)
+    raise QuorumError(
+        f"round {current.number}: {len(usable)} usable update(s), the quorum is {needed}; "
+        f"{', '.join(others)}. Mend the sites named (each one's site.log has the words) and resume the run"
+    )
+
+
+def _fold(current: _OpenRound, run: Run, model: GlobalModel) -> GlobalModel:
+    """The next global model; sites are folded in the plan's order, whoever answered first."""
+    wanted = run.plan.aggregation
+    updates = [current.spool.open(site) for site in run.plan.site_names if site in current.folded()]
+    merged = fold(wanted.fold, updates, [update.weight for update in updates])
+    optimiser = Optimiser(name=wanted.server_optimiser, learning_rate=wanted.server_learning_rate)
+    flat, memory = step(
+        model.flat, merged, model.server_state, optimiser=optimiser, round_number=current.number
+    )
+    tensors = {**model.tensors, **wire.unflatten(flat, model.layout)}
+    return GlobalModel(tensors, model.layout, memory, current.number)
+
+
+def _record(current: _OpenRound, run: Run) -> Numbers:
+    folded = current.folded()
+    wall_s = time.monotonic() - current.began
+    judged = [current.accounts[site]["validation_dice"] for site in folded]
+    known = [value for value in judged if value is not None]
+    return {
+        "round": current.number,
+        "sites": current.accounts,
+        "folded": folded,
+        "subset": len(folded) < len(run.plan.sites),
+        "validation_dice": sum(known) / len(known) if known else None,
+        "wall_s": wall_s,
+        "overhead_s": wall_s - covered_seconds(current.busy),
+    }
+
+
+def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of time intervals: how long at least one site was at work."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(intervals):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

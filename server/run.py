@@ -1,0 +1,218 @@
+"""The run directory: what a run leaves behind, and what it needs to go on after a kill.
+
+    RUN/plan.toml plan.sha256 run.json     run.json is written last: with it, the directory is a run
+    RUN/lock hub.lock                      held by the one process that writes (lock: a whole simulation)
+    RUN/events.jsonl                       a log for people; nothing is read back from it
+    RUN/checkpoints/round-0003.safetensors a closed round is one whose checkpoint exists
+    RUN/rounds/round-0003.json             who answered, numbers; written just before its checkpoint
+    RUN/stages/<stage>/<site>.json         what a site reported after, or before, the rounds
+    RUN/spool/                             replies of the open round; worthless after a kill
+
+One process writes a run at a time. Everything is written atomically, so that a kill at any moment
+leaves the last closed round and every finished stage as they were.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from common.checkpoint import Checkpoint, append_line, load, save, write_atomic
+from common.errors import InputError, LockedError
+from common.plan import Plan
+from common.plan import load as load_plan
+
+Event = Mapping[str, Any]
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run directory.
+
+    Attributes:
+        identity: random, made once; tells sites which run a message belongs to.
+        listen: called with every event as it is written, for progress on a terminal.
+    """
+
+    folder: Path
+    plan: Plan
+    identity: str
+    listen: Listener = lambda event: None
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where the open round's replies wait to be folded."""
+        return self.folder / "spool"
+
+    def checkpoint_file(self, round_number: int) -> Path:
+        """The global model after a round; round 0 is the model at the start."""
+        return self.folder / "checkpoints" / f"round-{round_number:04d}.safetensors"
+
+    def server_state_file(self, round_number: int) -> Path:
+        """The server optimiser's memory after a round."""
+        return self.folder / "checkpoints" / f"round-{round_number:04d}.server.safetensors"
+
+    def event(self, kind: str, **facts: object) -> None:
+        """Append one line to the log and tell the listener."""
+        line = {"time": round(time.time(), 3), "event": kind, **facts}
+        append_line(self.folder / "events.jsonl", line)
+        self.listen(line)
+
+    def last_round(self) -> int | None:
+        """The last closed round, 0 where only the starting model is there, None where nothing is."""
+        files = (self.folder / "checkpoints").glob("round-[0-9][0-9][0-9][0-9].safetensors")
+        return max((int(file.name[6:10]) for file in files), default=None)
+
+    def close_round(
+        self,
+        round_number: int,
+        *,
+        tensors: Mapping[str, Tensor],
+        record: Mapping[str, Any],
+        server_state: Mapping[str, Tensor],
+    ) -> None:
+        """Keep a round for good: record and optimiser first, the checkpoint last, as it closes the round."""
+        self.write_json(self.folder / "rounds" / f"round-{round_number:04d}.json", record)
+        if server_state:
+            facts = {"kind": "server optimiser", "round": round_number}
+            save(self.server_state_file(round_number), server_state, facts)
+        self.keep_checkpoint(round_number, tensors, {})
+
+    def keep_checkpoint(
+        self, round_number: int, tensors: Mapping[str, Tensor], facts: Mapping[str, object]
+    ) -> None:
+        """Write a round's global model with where it comes from, and `facts` besides."""
+        provenance = {
+            "kind": "global model",
+            "plan": {"name": self.plan.name, "sha256": self.plan.sha256},
+            "preset": self.plan.model.preset,
+            "task": self.plan.task.kind,
+            "spacing_mm": self.plan.task.spacing_mm,
+            "round": round_number,
+        }
+        save(self.checkpoint_file(round_number), tensors, {**provenance, **facts})
+
+    def records(self) -> list[dict[str, Any]]:
+        """Records of the closed rounds, in order."""
+        last = self.last_round() or 0
+        files = (self.folder / "rounds" / f"round-{number:04d}.json" for number in range(1, last + 1))
+        return [json.loads(file.read_text()) for file in files]
+
+    def load_round(self, round_number: int) -> tuple[Checkpoint, dict[str, Tensor]]:
+        """The global model and the server optimiser's memory after a closed round."""
+        state_file = self.server_state_file(round_number)
+        server_state = dict(load(state_file).tensors) if state_file.is_file() else {}
+        return load(self.checkpoint_file(round_number)), server_state
+
+    def stage_result(self, stage: str, site: str) -> dict[str, Any] | None:
+        """What a site reported in a stage, if it already did."""
+        file = self.folder / "stages" / stage / f"{site}.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def keep_stage_result(self, stage: str, site: str, result: Mapping[str, Any]) -> None:
+        """Keep what a site reported, so that a resumed run does not ask again."""
+        self.write_json(self.folder / "stages" / stage / f"{site}.json", result)
+
+    def stage_seconds(self, stage: str) -> float:
+        """Seconds that a stage took so far, over every time the run was resumed."""
+        file = self.folder / "stages" / f"{stage}.json"
+        return float(json.loads(file.read_text())["wall_s"]) if file.is_file() else 0.0
+
+    def add_stage_seconds(self, stage: str, seconds: float) -> None:
+        """Add to the account of a stage."""
+        total = {"wall_s": self.stage_seconds(stage) + seconds}
+        self.write_json(self.folder / "stages" / f"{stage}.json", total)
+
+    def point(self, name: str, round_number: int) -> None:
+        """Make `last` or `best` name a round's checkpoint."""
+        target = self.folder / "checkpoints" / f"{name}.safetensors"
+        draft = target.with_suffix(".tmp")
+        draft.unlink(missing_ok=True)
+        try:
+            os.link(self.checkpoint_file(round_number), draft)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(self.checkpoint_file(round_number), draft)
+        draft.replace(target)
+
+    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write one JSON file atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def create(folder: Path, plan: Plan, *, resume: bool) -> None:
+    """Make a run directory for `plan`, or check that the one there can be resumed.
+
+    A missing or empty directory starts from the beginning, with or without `resume`.
+
+    Raises:
+        InputError: the directory holds something else, another plan, or a run and `resume` is False.
+    """
+    marker = folder / "run.json"
+    if marker.is_file():
+        _check_resumable(folder, plan, resume=resume)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    foreign = sorted(entry.name for entry in folder.iterdir() if not _ours_before_the_marker(entry.name))
+    if foreign:
+        raise InputError(
+            f"{folder.name}: is not empty and holds no run (there is '{foreign[0]}'); name a new folder"
+        )
+    write_atomic(folder / "plan.toml", plan.as_toml().encode())
+    write_atomic(folder / "plan.sha256", f"{plan.sha256}\n".encode())
+    write_atomic(marker, json.dumps({"schema": 1, "identity": uuid.uuid4().hex}).encode())
+
+
+@contextmanager
+def opened(folder: Path, *, listen: Listener = lambda event: None) -> Iterator[Run]:
+    """Open a run directory as its one writer.
+
+    Raises:
+        LockedError: another process writes this run.
+    """
+    with exclusive(folder / "hub.lock", what=f"run {folder.name}"):
+        identity = json.loads((folder / "run.json").read_text())["identity"]
+        run = Run(folder, load_plan(folder / "plan.toml"), identity, listen)
+        shutil.rmtree(run.spool_folder, ignore_errors=True)
+        yield run
+
+
+@contextmanager
+def exclusive(path: Path, *, what: str) -> Iterator[None]:
+    """Hold a lock file for as long as the block runs; the system releases it if the process dies."""
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LockedError(
+                f"{what}: another process is writing it; wait for it or stop it first"
+            ) from None
+        yield
+
+
+def _ours_before_the_marker(name: str) -> bool:
+    """Files that a run killed while it was being made may have left."""
+    return name in {"plan.toml", "plan.sha256", "lock", "hub.lock"} or name.endswith(".tmp")
+
+
+def _check_resumable(folder: Path, plan: Plan, *, resume: bool) -> None:
+    if not resume:
+        raise InputError(f"{folder.name}: holds a run already; add --resume to go on, or name a new folder")
+    found = (folder / "plan.sha256").read_text().strip()
+    if found != plan.sha256:
+        raise InputError(
+            f"{folder.name}: was started with another plan ({found[:12]}, this one is {plan.sha256[:12]}); "
+            "give the same plan and options, or name a new folder"
+        )

@@ -1,0 +1,87 @@
+"""What is asked of every site before and after the rounds: judge a model, adapt it, train alone.
+
+Each stage is a row: a message, and the model that goes with it. A site's answer is kept at once, so a run
+that was killed does not ask the same site twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from common import wire
+from common.errors import RefusedUpdate
+from server.exchange import Answer, ask
+from server.roster import Roster
+from server.run import Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One question to all sites, outside the rounds.
+
+    Attributes:
+        message: the kind of message, of `common.wire`.
+        trains: whether sites train to answer it, for the account of seconds.
+    """
+
+    name: str
+    message: str
+    trains: bool
+
+
+BEFORE = Stage("before", wire.EVALUATE, trains=False)
+FEDERATED = Stage("federated", wire.EVALUATE, trains=False)
+ADAPTED = Stage("adapted", wire.ADAPT, trains=True)
+LOCAL_ONLY = Stage("local_only", wire.ALONE, trains=True)
+ALL = (BEFORE, FEDERATED, ADAPTED, LOCAL_ONLY)
+
+
+def run_stage(grid: Grid, run: Run, roster: Roster, stage: Stage, content: RecordDict) -> None:
+    """Ask every site that has not answered this stage yet; one that cannot answer is named and stays out."""
+    todo = {site: content for site in roster.nodes if run.stage_result(stage.name, site) is None}
+    if not todo:
+        return
+    run.event("stage opened", stage=stage.name, sites=list(todo))
+    began = time.monotonic()
+    for answer in ask(grid, roster.nodes, todo, stage.message, deadline_s=run.plan.rounds.deadline_s):
+        numbers = _numbers(answer)
+        if numbers is None:
+            run.event(
+                "site silent", stage=stage.name, site=answer.site, outcome=answer.outcome, code=answer.code
+            )
+            continue
+        run.keep_stage_result(stage.name, answer.site, numbers)
+        run.event("site answered", stage=stage.name, site=answer.site, seconds=numbers["busy_s"])
+    run.add_stage_seconds(stage.name, time.monotonic() - began)
+    run.event("stage closed", stage=stage.name, seconds=round(time.monotonic() - began, 3))
+
+
+def results(run: Run, stage: Stage) -> dict[str, dict[str, Any]]:
+    """Site -> what it reported in a stage."""
+    found = {site: run.stage_result(stage.name, site) for site in run.plan.site_names}
+    return {site: result for site, result in found.items() if result is not None}
+
+
+def busy_seconds(content: RecordDict) -> float:
+    """Seconds that a site says it worked on a message; 0 where it does not say."""
+    try:
+        value = wire.read_metrics(content, wire.TIMES).get("busy_s")
+    except RefusedUpdate:
+        return 0.0
+    return float(value) if isinstance(value, int | float) and value >= 0 else 0.0
+
+
+def _numbers(answer: Answer) -> Mapping[str, Any] | None:
+    if answer.content is None:
+        return None
+    try:
+        numbers = wire.read_metrics(answer.content)
+    except RefusedUpdate:
+        return None
+    return {**numbers, "busy_s": busy_seconds(answer.content)}

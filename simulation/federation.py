@@ -1,0 +1,237 @@
+"""A whole federation on one machine: cohorts + plan -> run directory.
+
+    RUN/sites/<name>/       the site's own folder, as a hospital would have it
+    RUN/cohorts/<name>/     its phantom cases, where no folder was given
+
+Everything that can be wrong with the input is looked for before anything is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
+
+from client import site as client_site
+from common.data.intake import open_cohort
+from common.data.phantom.acquisition import DEGRADATIONS
+from common.data.phantom.sites import SITES
+from common.data.phantom.writer import write_cohort
+from common.data.splits import split_by_patient
+from common.errors import InputError, SiteError
+from common.plan import Plan
+from common.seeds import derive
+from server import app as hub
+from server.run import Listener, create, exclusive
+from server.start import GIVEN_FILE
+from simulation.grid import HUB_NODE, RUN_ID, LocalGrid
+
+Engine = Literal["local", "flower"]
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Flower and Ray call home unless told not to."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What is simulated, and where.
+
+    Attributes:
+        folders: site -> folder of real cases; a site that is not named gets the plan's phantom.
+        degrade: site -> profile that its scans are made to look like.
+        start_file: model file, where the plan names one by its hash.
+        workers: processes that run sites; None: one for each core, at most one for each site.
+    """
+
+    plan: Plan
+    run_folder: Path
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    degrade: Mapping[str, str] = field(default_factory=dict)
+    start_file: Path | None = None
+    engine: Engine = "local"
+    workers: int | None = None
+
+    @property
+    def sites_folder(self) -> Path:
+        """Folder of site folders."""
+        return self.run_folder / "sites"
+
+
+def check(federation: Federation) -> None:
+    """Refuse what cannot work, before anything is made.
+
+    Raises:
+        SiteError: a site unknown to the plan or without cases, an unknown profile or phantom.
+        DataError: a folder that cannot be read, has too few patients, or whose labels do not fit.
+        InputError: Flower's engine is asked for and not installed.
+    """
+    plan = federation.plan
+    for name in (*federation.folders, *federation.degrade):
+        _check_known(name, plan.site_names, f"plan {plan.name} has no site '{name}'")
+    for profile in federation.degrade.values():
+        _check_known(profile, tuple(DEGRADATIONS), f"there is no degradation '{profile}'")
+    for name, part in plan.sites.items():
+        if name in federation.folders:
+            _check_cohort(federation, name)
+        elif federation.folders or part.phantom is None:
+            raise SiteError(
+                f"site '{name}' of plan {plan.name} has no cases: add --site {name}=FOLDER, or take it out "
+                f"of a copy of the plan (fedglia plan show {plan.name} > my.toml)"
+            )
+        else:
+            _check_known(part.phantom, tuple(SITES), f"site '{name}': there is no phantom '{part.phantom}'")
+    if federation.engine == "flower" and importlib.util.find_spec("ray") is None:
+        raise InputError("--engine flower needs Ray: install it with pip install 'fedglia[flower-engine]'")
+
+
+def simulate(federation: Federation, *, resume: bool, listen: Listener) -> None:
+    """Carry the federation out; what it leaves is in the run directory.
+
+    Raises:
+        LockedError: another process writes this run.
+        InputError: see `check`; or the run directory holds something else.
+        RunError: the run could not go on; it can be resumed.
+    """
+    federation.run_folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(federation.run_folder / "lock", what=f"run {federation.run_folder.name}"):
+        create(federation.run_folder, federation.plan, resume=resume)
+        _keep_start_file(federation)
+        listen({"event": "preparing cohorts", "sites": list(federation.plan.site_names)})
+        _prepare_sites(federation)
+        with _environment(federation), _heard_by(listen):
+            if federation.engine == "flower":
+                _run_on_flower(len(federation.plan.sites))
+            else:
+                _run_here(federation)
+
+
+def load_client_app() -> ClientApp:
+    """The site's app; imported in the process that runs it."""
+    from client.app import app
+
+    return app
+
+
+def _run_here(federation: Federation) -> None:
+    names = sorted(federation.plan.site_names)
+    configs = {
+        HUB_NODE + 1 + number: {"site-dir": str(federation.sites_folder / name)}
+        for number, name in enumerate(names)
+    }
+    cores = len(os.sched_getaffinity(0)) // federation.plan.threads
+    workers = federation.workers if federation.workers is not None else min(cores, len(names))
+    with LocalGrid(configs, load_client_app, workers=workers if workers > 1 else 0) as grid:
+        hub.app(grid, Context(RUN_ID, HUB_NODE, cast(Any, {}), RecordDict(), cast(Any, {})))
+
+
+def _run_on_flower(sites: int) -> None:
+    from flwr.simulation import run_simulation
+
+    run_simulation(
+        server_app=hub.app,
+        client_app=load_client_app(),
+        num_supernodes=sites,
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+    )
+
+
+def _check_known(name: str, known: tuple[str, ...], complaint: str) -> None:
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"
+    raise SiteError(f"{complaint}{hint}")
+
+
+def _check_cohort(federation: Federation, name: str) -> None:
+    cohort = open_cohort(federation.folders[name], name)
+    shares = federation.plan.evaluation
+    split_by_patient(cohort, seed=0, val=shares.val_share, test=shares.test_share)
+
+
+def _keep_start_file(federation: Federation) -> None:
+    target = federation.run_folder / GIVEN_FILE
+    if federation.start_file is not None and not target.is_file():
+        draft = target.with_suffix(".tmp")
+        shutil.copyfile(federation.start_file, draft)
+        draft.replace(target)
+
+
+def _prepare_sites(federation: Federation) -> None:
+    """Site folders, and phantom cohorts where no folder was given; what is there from before is kept."""
+    missing = {}
+    for name, part in federation.plan.sites.items():
+        data = federation.folders.get(name, federation.run_folder / "cohorts" / name)
+        client_site.create(
+            federation.sites_folder / name, name=name, data=data, degrade=federation.degrade.get(name)
+        )
+        if name not in federation.folders and not data.is_dir():
+            missing[name] = part
+    jobs = [
+        (federation.run_folder / "cohorts" / name, str(part.phantom), part.cases, federation.plan, name)
+        for name, part in missing.items()
+    ]
+    if len(jobs) > 1 and len(os.sched_getaffinity(0)) > 1:
+        with ProcessPoolExecutor(min(len(jobs), len(os.sched_getaffinity(0)))) as pool:
+            list(pool.map(_write_phantom, *zip(*jobs, strict=True)))
+    else:
+        for job in jobs:
+            _write_phantom(*job)
+
+
+def _write_phantom(folder: Path, profile: str, cases: int, plan: Plan, name: str) -> None:
+    """Write a phantom cohort beside its place, then move it there, so that a kill leaves none half made."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    seed = derive(plan.seed, "phantom", name)
+    healthy = plan.task.kind == "tissue"
+    write_cohort(
+        draft, site=profile, cases=cases, seed=seed, spacing_mm=plan.task.spacing_mm, healthy=healthy
+    )
+    draft.rename(folder)
+
+
+@contextmanager
+def _environment(federation: Federation) -> Iterator[None]:
+    """Variables by which apps that get no configuration find their folders; put back afterwards."""
+    ours = {
+        hub.RUN_VARIABLE: str(federation.run_folder.resolve()),
+        hub.ENGINE_VARIABLE: federation.engine,
+        client_site.FEDERATION_VARIABLE: str(federation.sites_folder.resolve()),
+        **QUIET,
+    }
+    before = {key: os.environ.get(key) for key in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def _heard_by(listen: Listener) -> Iterator[None]:
+    hub.listeners.append(listen)
+    try:
+        yield
+    finally:
+        hub.listeners.remove(listen)
