@@ -1,6 +1,7 @@
 """Losses on logits (B, C, D, H, W) and labels (B, D, H, W): a table name -> function.
 
-Labels are integer codes, 0 the background. A softmax network has a channel for each code; a sigmoid
+Labels are integer codes, 0 the background; a negative one says that nobody labelled the voxel, which is
+left out. A batch without any label costs 0. A softmax network has a channel for each code; a sigmoid
 network (the `paper` losses) has none for the background.
 """
 
@@ -39,10 +40,14 @@ def soft_dice(probabilities: Tensor, target: Tensor) -> Tensor:
 
 def cross_entropy_dice(logits: Tensor, label: Tensor) -> Tensor:
     """Softmax cross-entropy over all classes plus batch Dice over the structures."""
-    logits = logits.float()
-    target = functional.one_hot(label, logits.shape[1]).movedim(-1, 1)[:, 1:].float()
-    dice = soft_dice(torch.softmax(logits, dim=1)[:, 1:], target)
-    return functional.cross_entropy(logits, label) + dice
+    known = label >= 0
+    scores = torch.log_softmax(logits.float(), dim=1)
+    entropy = functional.nll_loss(scores, label.clamp(min=-1), ignore_index=-1, reduction="sum")
+    seen, target = scores.exp()[:, 1:], _one_hot(label, logits.shape[1])[:, 1:]
+    if not bool(known.all()):
+        seen = seen * known[:, None]
+    dice = torch.where(known.any(), soft_dice(seen, target), 0.0)
+    return entropy / known.sum().clamp(min=1) + dice
 
 
 def public_code(logits: Tensor, label: Tensor) -> Tensor:
@@ -50,19 +55,28 @@ def public_code(logits: Tensor, label: Tensor) -> Tensor:
 
     There the cross-entropy is taken over a single channel, where it is zero with zero gradient.
     """
-    probabilities, target = torch.sigmoid(logits.float()), _structures(label, logits.shape[1])
-    return MSE_WEIGHT * functional.mse_loss(probabilities, target) * logits.shape[1]
+    target = _one_hot(label, logits.shape[1] + 1)[:, 1:]
+    error = functional.mse_loss(torch.sigmoid(logits.float()), target, reduction="none")
+    return MSE_WEIGHT * _mean_over_known(error, label)
 
 
 def paper(logits: Tensor, label: Tensor) -> Tensor:
     """`public_code` plus 0.7 x a binary cross-entropy for each structure: what its paper describes."""
-    target = _structures(label, logits.shape[1])
-    entropy = functional.binary_cross_entropy_with_logits(logits.float(), target) * logits.shape[1]
-    return public_code(logits, label) + CROSS_ENTROPY_WEIGHT * entropy
+    target = _one_hot(label, logits.shape[1] + 1)[:, 1:]
+    entropy = functional.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    return public_code(logits, label) + CROSS_ENTROPY_WEIGHT * _mean_over_known(entropy, label)
 
 
-def _structures(label: Tensor, count: int) -> Tensor:
-    return functional.one_hot(label, count + 1).movedim(-1, 1)[:, 1:].float()
+def _one_hot(label: Tensor, classes: int) -> Tensor:
+    """(B, ...) -> float (B, classes, ...); all zero where nobody labelled."""
+    codes = torch.arange(classes, device=label.device).reshape(1, -1, *[1] * (label.ndim - 1))
+    return (label[:, None] == codes).float()
+
+
+def _mean_over_known(values: Tensor, label: Tensor) -> Tensor:
+    """The sum over channels of the mean over labelled voxels."""
+    known = label >= 0
+    return (values * known[:, None]).sum() / known.sum().clamp(min=1)
 
 
 LOSSES: Mapping[str, Loss] = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from monai.losses import DiceLoss
+from monai.losses import DiceCELoss, DiceLoss
 
 from common.errors import InputError
 from common.learning.losses import cross_entropy_dice, find_loss, paper, public_code, soft_dice
@@ -58,6 +58,41 @@ def test_a_better_guess_costs_less(name: str) -> None:
     right = torch.nn.functional.one_hot(label, 4).movedim(-1, 1)[:, 4 - channels :].float() * 8 - 4
 
     assert find_loss(name)(right, label) < find_loss(name)(torch.zeros_like(right), label)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy-dice", "paper", "public-code"])
+def test_unlabelled_voxels_are_left_out(name: str) -> None:
+    # Two batches that differ only where nobody labelled cost the same, and nothing is learned there.
+    channels = 4 if name == "cross-entropy-dice" else 3
+    label = torch.tensor([0, 1, 2, 3, -1, -1, -1, -1]).reshape(1, 2, 2, 2)
+    one = torch.randn(1, channels, 2, 2, 2, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    other = torch.where(label[:, None] < 0, one + 3.0, one)
+    value = find_loss(name)(one, label)
+    (slope,) = torch.autograd.grad(value, one)
+
+    assert value.item() == pytest.approx(find_loss(name)(other, label).item(), abs=1e-6)
+    assert (slope[:, :, 1] == 0).all()
+    assert (slope[:, :, 0] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["cross-entropy-dice", "paper", "public-code"])
+def test_a_batch_without_labels_costs_nothing(name: str) -> None:
+    logits = torch.randn(2, 3, 2, 2, 2, generator=torch.Generator().manual_seed(1))
+
+    assert find_loss(name)(logits, torch.full((2, 2, 2, 2), -1)).item() == 0.0
+
+
+def test_cross_entropy_dice_equals_monai() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 4, 5, 4, 3, generator=generator)
+    label = torch.randint(0, 4, (2, 5, 4, 3), generator=generator)
+    oracle = DiceCELoss(
+        to_onehot_y=True, softmax=True, include_background=False, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+
+    assert cross_entropy_dice(logits, label).item() == pytest.approx(
+        oracle(logits, label[:, None]).item(), abs=1e-5
+    )
 
 
 def test_unknown_loss_is_refused_by_naming_the_known() -> None:
