@@ -62,18 +62,6 @@ class Rooms(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with the nearest name in the complaint."""
-        import difflib
-
-        if args and args[0] not in _installed() and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], _installed(), n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise click.UsageError(f"There is no command '{args[0]}'.{hint}", ctx)
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List commands under the people who use them."""
         installed = _installed()
