@@ -166,15 +166,24 @@ def append_line(path: Path, line: Mapping[str, object], *, durable: bool = False
         path: the log; made if missing, its folder must exist.
         line: JSON values.
         durable: wait until the line is on the disk (a ledger); else the system writes it when it likes.
+
+    Raises:
+        RunError: the disk is full, or the file cannot be written.
     """
     content = _canonical(line) + b"\n"
-    with path.open("a+b", buffering=0) as handle:
-        end = _cut_torn_tail(handle.fileno())
-        handle.write(content)
-        if durable:
-            os.fsync(handle.fileno())
+    try:
+        with path.open("a+b") as handle:
+            end = _cut_torn_tail(handle.fileno())
+            handle.write(content)
+            handle.flush()
+            if durable:
+                os.fsync(handle.fileno())
         if durable and end == 0:
             _sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"{path.name}: cannot be written ({error.strerror}); make room", code="disk"
+        ) from error
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -205,6 +207,37 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_no_litter(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_write_cut_short_by_the_system_leaves_no_litter(saved: Path) -> None:
+    before = saved.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(RunError, match="cannot be written"):
+            save(saved, {"w": torch.zeros(100_000)}, PROVENANCE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])
+def test_provenance_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "m"
+    save_file({}, path, metadata={"provenance": text, "checksum": hashlib.sha256(text.encode()).hexdigest()})
+
+    with pytest.raises(CheckpointError, match="not a JSON object"):
+        load(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_named(saved: Path) -> None:
+    saved.chmod(0)
+
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load(saved)
+
+
 WRITER = """
 import sys
 from pathlib import Path
@@ -219,13 +252,13 @@ for number in range(10**9):
 def test_a_kill_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "last"
     root = Path(__file__).resolve().parents[2]
-    for attempt in range(4):
+    for attempt in range(2):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], cwd=root, stdout=subprocess.PIPE
         ) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            time.sleep(0.1 + 0.037 * attempt)
+            time.sleep(0.1 + 0.137 * attempt)
             process.send_signal(signal.SIGKILL)
         content = path.read_bytes()
         assert content == content[:1] * 300_000
@@ -260,6 +293,11 @@ def test_a_torn_only_line_is_cut_off(tmp_path: Path) -> None:
     append_line(log, {"round": 1})
 
     assert [json.dumps(line) for line in read_lines(log)] == ['{"round": 1}']
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"events\.jsonl: cannot be written"):
+        append_line(tmp_path / "missing" / "events.jsonl", {})
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
