@@ -10,7 +10,7 @@ import numpy as np
 
 from common.data.phantom.fields import Array
 
-SEMI_AXES_MM = (70.0, 88.0, 70.0)
+SEMI_AXES_MM = (68.0, 86.0, 67.0)
 RIBBON_MM = 3.5
 """Thickness of the cortex."""
 
@@ -23,8 +23,9 @@ def analytic_fractions(spacing_mm: float) -> tuple[Array, Array, tuple[float, fl
     x, y, z = np.meshgrid(*(a - c for a, c in zip(axes, centre, strict=True)), indexing="ij")
     depth = _depth_mm(x, y, z, SEMI_AXES_MM, 2.3)
     folds = _folding(x, y, z)
-    outer = depth + 2.2 * np.minimum(folds, 0) * (depth < 18) - 1.5
-    inner = depth - RIBBON_MM - 1.5 + 4.0 * folds * np.exp(-np.maximum(depth, 0) / 14)
+    outer = depth + 6.0 * np.minimum(folds, 0) * (depth < 18) - 1.5
+    # Folding makes a ribbon of 3.5 mm three times as thick along a ray.
+    inner = depth - 3.5 * RIBBON_MM + 11.0 * folds * np.exp(-np.maximum(depth, 0) / 30)
     fissure = np.abs(x) - 1.5 - 0.02 * np.abs(y)
     fissure = np.where(z > 12, fissure, 10.0)
     cortex_out = np.minimum(outer, fissure)

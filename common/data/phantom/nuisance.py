@@ -20,6 +20,7 @@ class Nuisance:
 
     Attributes:
         caps: gliosis around the ventricles.
+        reach: how far the caps spread into white matter.
         lesions: share of harmless white-matter lesions.
         vessels: amount of blood in vessel-like curves.
         meninges: enhancing dura at the surface and in the falx.
@@ -28,6 +29,7 @@ class Nuisance:
     """
 
     caps: float
+    reach: float
     lesions: float
     vessels: float
     meninges: float
@@ -35,13 +37,14 @@ class Nuisance:
     seed: int
 
 
-NO_NUISANCE = Nuisance(0, 0, 0, 0, 0, 0)
+NO_NUISANCE = Nuisance(0, 0, 0, 0, 0, 0, 0)
 
 
 def draw_nuisance(strength: float, rng: np.random.Generator) -> Nuisance:
     """One subject's nuisances, around `strength` (0 none, 1 an older patient's)."""
-    caps, lesions, vessels, meninges, choroid = strength * rng.beta(1.2, 1.8, 5) * 1.4
-    return Nuisance(caps, lesions, vessels, meninges, choroid, int(rng.integers(2**62)))
+    caps, lesions, vessels, meninges, choroid = (1.4 * strength * rng.beta(1.2, 1.8, 5)).tolist()
+    reach, seed = float(strength * rng.random()), int(rng.integers(2**62))
+    return Nuisance(caps, reach, lesions, vessels, meninges, choroid, seed)
 
 
 def nuisance_fractions(nuisance: Nuisance, anatomy: Anatomy) -> Array:
@@ -49,10 +52,11 @@ def nuisance_fractions(nuisance: Nuisance, anatomy: Anatomy) -> Array:
     rng = np.random.default_rng(nuisance.seed)
     shape, spacing_mm = anatomy.shape, anatomy.spacing_mm
     csf, _, white = anatomy.fractions
-    rim = np.clip(anatomy.periventricular - anatomy.ventricles, 0, 1) * (1 - csf)
+    near = np.clip(anatomy.periventricular, 1e-4, 1) ** (1 - 0.75 * min(nuisance.reach, 1.0))
+    rim = np.clip(near - anatomy.ventricles, 0, 1) * (1 - csf)
     patch = 0.6 + 0.4 * fields.smooth_noise(shape, spacing_mm, 14.0, rng)
     spots = fields.smooth_noise(shape, spacing_mm, 7.0, rng) + 0.8 * rim
-    gliosis = 1.3 * nuisance.caps * rim * np.clip(patch, 0, 1.4)
+    gliosis = nuisance.caps * rim * np.clip(patch, 0, 1.4)
     gliosis += nuisance.lesions * white * fields.sigmoid((spots - 3.0 + 0.9 * nuisance.lesions) / 0.25)
     choroid = fields.smooth_noise(shape, spacing_mm, 8.0, rng)
     choroid = nuisance.choroid * anatomy.ventricles * fields.sigmoid((choroid - 0.5) / 0.2)

@@ -67,14 +67,16 @@ def interpolation_matrix(size: int, count: int) -> Array:
 def k_space_matrix(into: int, size: int, kept: int) -> Array:
     """Weights (into, size) of a signal of `size` samples read at `into` points, from `kept` frequencies.
 
-    A scanner samples k-space: resolution within a slice ends where its frequencies end. The outer ones
-    are tapered (Hamming), as reconstructions do against ringing.
+    A scanner samples k-space: resolution within a slice ends where its frequencies end. On the way to
+    fewer samples the outer ones are tapered (Hamming), as reconstructions do against ringing.
     """
     if into == size == kept:
         return np.eye(size, dtype=np.float32)
     highest = (kept - 1) // 2
     frequency = np.arange(1, highest + 1)
-    window = 0.54 + 0.46 * np.cos(np.pi * frequency / (highest + 1))
+    window = np.ones(highest)
+    if into < size:
+        window = 0.54 + 0.46 * np.cos(np.pi * frequency / (highest + 1))
     apart = (np.arange(into)[:, None] + 0.5) / into - (np.arange(size) + 0.5) / size
     # A sum of cosines of a Toeplitz-like argument: few distinct values, but sizes are small.
     waves = np.cos(2 * np.pi * apart[..., None] * frequency) @ window
