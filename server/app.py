@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -15,7 +17,9 @@ from common.instruction import Instruction
 from common.learning.finetuning import trainable_names
 from common.models.network import build
 from server import stages
+from server.card import compose_card, lineage_of
 from server.exchange import ask
+from server.registry import list_releases, make_release
 from server.roster import Roster, greet_newcomers, meet
 from server.rounds import GlobalModel, run_round
 from server.run import Event, Listener, Run, opened
@@ -73,8 +77,9 @@ def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
     stages.run_stage(grid, run, roster, stages.ADAPTED, last)
     if run.plan.evaluation.local_only:
         stages.run_stage(grid, run, roster, stages.LOCAL_ONLY, first.message(words))
-    _end(run, roster, "completed")
-    run.event("run completed", round=model.round_number)
+    summary = _end(run, roster, "completed")
+    title = _release(run, start, model, summary)
+    run.event("run completed", round=model.round_number, release=title)
 
 
 def _latest(run: Run, start: Start) -> GlobalModel:
@@ -108,9 +113,30 @@ def _tell_listeners(event: Event) -> None:
         listen(event)
 
 
-def _end(run: Run, roster: Roster, status: Status) -> None:
+def _release(run: Run, start: Start, model: GlobalModel, summary: Mapping[str, Any]) -> str:
+    """Release the last global model with its lineage and card, once; returns the release's title."""
+    plan, version = run.plan, f"r{model.round_number}"
+    title = f"{plan.name}-{version}"
+    if title not in {release.title for release in list_releases(run.folder)}:
+        lineage = lineage_of(
+            summary,
+            round_number=model.round_number,
+            preset=plan.model.preset,
+            task=plan.task.kind,
+            start=start.origin,
+        )
+        lineage["spacing_mm"] = plan.task.spacing_mm
+        card = compose_card(plan.name, version, lineage=lineage, summary=summary)
+        make_release(
+            run.folder, plan.name, version=version, tensors=model.tensors, lineage=lineage, card=card
+        )
+    return title
+
+
+def _end(run: Run, roster: Roster, status: Status) -> dict[str, Any]:
     """Write the summary and name the best checkpoint; both can be made again at any time."""
     summary = write_summary(run, roster, status=status, engine=os.environ.get(ENGINE_VARIABLE, "deployed"))
     best = best_round(summary["validation"])
     if best is not None:
         run.point("best", best)
+    return summary

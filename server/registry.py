@@ -160,7 +160,7 @@ def export(release: Release, out: Path) -> Path:
 
 
 def _write_files(folder: Path, lineage: dict[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
-    known = ("name", "version", "plan", "preset", "task", "round", "phantom_sites")
+    known = ("name", "version", "plan", "preset", "task", "spacing_mm", "round", "phantom_sites")
     save(
         folder / MODEL_FILE,
         tensors,
