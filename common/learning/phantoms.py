@@ -24,6 +24,10 @@ from common.data.transforms import CLIP_PERCENTILES, MARGIN, PreparedCase
 from common.data.volume import Volume
 from common.seeds import derive, generator
 
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+"""Read by a worker when it starts: NumPy's threads, waiting for each other on a busy core, cost ten times
+what they calculate."""
+
 Pool = Callable[[int], list[PreparedCase]]
 
 
@@ -99,10 +103,16 @@ def open_pool(stream: Stream, *, seed: int, workers: int = 1) -> Iterator[Pool]:
         return
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    before = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = "1"
     try:
         yield _pool(stream, lambda number: executor.submit(phantom, stream, seed=seed, number=number))
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+        if before is None:
+            del os.environ[BLAS_THREADS]
+        else:
+            os.environ[BLAS_THREADS] = before
 
 
 def _pool(stream: Stream, make: Callable[[int], Future[PreparedCase]]) -> Pool:

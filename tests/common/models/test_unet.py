@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from common.errors import InputError
 from common.models.unet import (
     PRESETS,
+    UNet,
     build_unet,
     classes_for,
     exchange_head,
@@ -45,13 +48,14 @@ def test_logits_have_the_resolution_of_the_image(preset: str) -> None:
     assert model(torch.zeros(2, 4, 16, 32, 16)).shape == (2, 4, 16, 32, 16)
 
 
-def test_ren2024_logits_are_not_squashed() -> None:
-    model = build_unet("ren2024", in_channels=1, classes=1, seed=0)
+def test_ren2024_runs_at_full_resolution_and_its_logits_are_not_squashed() -> None:
+    narrow = replace(PRESETS["ren2024"], widths=(4, 6, 8, 12, 16, 24, 32))
+    model = UNet(narrow, in_channels=4, classes=3)
     with torch.no_grad():
-        model.head.classify.bias.fill_(50.0)  # type: ignore[union-attr, operator]
-        logits = model(torch.randn(1, 1, 64, 64, 128))
+        model.state_dict()["head.classify.bias"].fill_(50.0)
+        logits = model(torch.randn(1, 4, 64, 64, 128, generator=torch.Generator().manual_seed(0)))
 
-    assert logits.shape == (1, 1, 64, 64, 128)
+    assert logits.shape == (1, 3, 64, 64, 128)
     assert logits.min() > 1.0
 
 
