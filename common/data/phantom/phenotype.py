@@ -23,6 +23,7 @@ class Phenotype:
         patchiness: 0 one shell around one necrosis, 1 islands.
         incompleteness: gaps in the shell.
         fluid: NCR from 0 (solid, not enhancing) over 0.5 (necrosis) to 1 (cyst).
+        solid: share of NCR that is solid whatever `fluid` says.
         multifocal: probability of further foci.
         mass_effect_mm: largest displacement.
         mass_reach_mm: its decay length.
@@ -43,6 +44,7 @@ class Phenotype:
     patchiness: Range = (0.0, 0.6)
     incompleteness: Range = (0.1, 0.7)
     fluid: Range = (0.3, 1.0)
+    solid: Range = (0.01, 0.6)
     multifocal: float = 0.1
     mass_effect_mm: Range = (0, 8)
     mass_reach_mm: Range = (15, 25)
@@ -125,6 +127,7 @@ class TumourParameters:
     patchiness: float
     incompleteness: float
     fluid: float
+    solid: float
     mass_effect_mm: float
     mass_reach_mm: float
     irregularity: float
@@ -157,6 +160,7 @@ def draw_tumour(weights: Mapping[str, float], rng: np.random.Generator) -> Tumou
         patchiness=float(rng.uniform(*kind.patchiness)),
         incompleteness=float(rng.uniform(*kind.incompleteness)),
         fluid=float(rng.uniform(*kind.fluid)),
+        solid=float(rng.uniform(*kind.solid)),
         mass_effect_mm=float(rng.uniform(*kind.mass_effect_mm)),
         mass_reach_mm=float(rng.uniform(*kind.mass_reach_mm)),
         irregularity=float(rng.uniform(*kind.irregularity)),

@@ -250,7 +250,7 @@ def _image(
 
 def _mix(healthy: Array, tumour: Tumour | None, nuisance: Array) -> Array:
     """Fractions of all TISSUES, summing to 1: tumour first, then nuisances, then healthy tissue."""
-    lesion = np.zeros((4, *healthy.shape[1:]), np.float32) if tumour is None else tumour.fractions
+    lesion = np.zeros((5, *healthy.shape[1:]), np.float32) if tumour is None else tumour.fractions
     rest = 1 - lesion.sum(0)
     nuisance = nuisance * (rest / np.maximum(nuisance.sum(0), 1))
     return np.concatenate([healthy * (rest - nuisance.sum(0)), lesion, nuisance])

@@ -2,7 +2,8 @@
 
 Values for 3 T lie inside published ranges (BrainWeb; Stanisz et al. 2005; Lu et al. 2005 for the ratio
 between 3 T and 1.5 T); gadolinium shortens T1 by adding a relaxation rate, so post-contrast T1 at any
-field strength follows from the rate measured at 3 T. BLOOD is haemorrhage inside a tumour, GLIOSIS harmless
+field strength follows from the rate measured at 3 T. SOLID is tumour that does not enhance
+(labelled as NCR), BLOOD haemorrhage inside a tumour, GLIOSIS harmless
 white-matter change, VESSEL blood vessels and dura, CHOROID choroid plexus.
 """
 
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-TISSUES = ("CSF", "GM", "WM", "NCR", "ED", "ET", "BLOOD", "GLIOSIS", "VESSEL", "CHOROID")
+TISSUES = ("CSF", "GM", "WM", "NCR", "ED", "ET", "SOLID", "BLOOD", "GLIOSIS", "VESSEL", "CHOROID")
 """Order of the tissue axis everywhere in the phantom."""
 
 
@@ -39,6 +40,7 @@ TISSUES_3T: dict[str, Tissue] = {
     "NCR": _at_3t(2200, 250, 0.95, 2000),
     "ED": _at_3t(1550, 150, 0.87, 1430),
     "ET": _at_3t(1450, 120, 0.88, 620),
+    "SOLID": _at_3t(1600, 160, 0.89, 1480),
     "BLOOD": _at_3t(700, 30, 0.80, 690),
     "GLIOSIS": _at_3t(1250, 125, 0.80, 1200),
     "VESSEL": _at_3t(1650, 60, 0.60, 350),

@@ -7,6 +7,7 @@ spread from it by Fisher-Kolmogorov growth, fast along white matter, slowly in g
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +35,7 @@ class Tumour:
     """A grown tumour on the working grid.
 
     Attributes:
-        fractions: (4, X, Y, Z) of NCR, ED, ET and BLOOD; they replace what was there.
+        fractions: (5, X, Y, Z) of NCR, ED, ET, SOLID and BLOOD; they replace what was there.
         label: uint8 (X, Y, Z): 0, 1 NCR, 2 ED, 3 ET.
         texture: (X, Y, Z) relative variation of water content inside the tumour, zero mean.
         displacement_mm: (3, X, Y, Z) along array axes: voxel x shows the healthy subject's x - u(x).
@@ -59,8 +60,10 @@ def grow(parameters: TumourParameters, healthy: Anatomy) -> tuple[Tumour, Anatom
     enhancing = _enhancing(parameters, anatomy, core_level, core, rng)
     oedema = _oedema(parameters, anatomy, core, source=source, centre=foci[0], rng=rng)
     blood = _blood(parameters, anatomy, core, rng)
-    solid = core - blood
-    fractions = np.stack([solid * (1 - enhancing), (1 - core) * oedema, solid * enhancing, blood])
+    alive = core - blood
+    dead = alive * (1 - enhancing)
+    solid = dead * _solid_share(parameters, anatomy, rng)
+    fractions = np.stack([dead - solid, (1 - core) * oedema, alive * enhancing, solid, blood])
     label = np.zeros(anatomy.shape, np.uint8)
     label[oedema > 0.5 * parameters.oedema_strength] = ED
     label[core > 0.5] = NCR
@@ -276,6 +279,12 @@ def _box(mask: NDArray[np.bool_], *, margin: int) -> tuple[slice, slice, slice]:
     low = np.maximum(found.min(0) - margin, 0)
     high = found.max(0) + margin + 1
     return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+
+
+def _solid_share(parameters: TumourParameters, anatomy: Anatomy, rng: np.random.Generator) -> Array:
+    """Share of NCR, voxel by voxel, that is solid tumour rather than necrosis."""
+    patches = fields.smooth_noise(anatomy.shape, anatomy.spacing_mm, 11.0, rng)
+    return fields.sigmoid((patches - statistics.NormalDist().inv_cdf(1 - parameters.solid)) / 0.25)
 
 
 def _blood(parameters: TumourParameters, anatomy: Anatomy, core: Array, rng: np.random.Generator) -> Array:

@@ -98,8 +98,8 @@ def test_blood_stays_labelled_as_core(head: Anatomy) -> None:
     bleeding, _ = grow(replace(drawn(2), blood=0.9), head)
 
     np.testing.assert_array_equal(bleeding.label, without.label)
-    assert bleeding.fractions[3].max() > 0.3
-    assert without.fractions[3].max() == 0
+    assert bleeding.fractions[4].max() > 0.3
+    assert without.fractions[4].max() == 0
 
 
 def test_mass_effect_points_away_and_vanishes_far_off(head: Anatomy) -> None:
@@ -146,3 +146,12 @@ def test_level_of_volume_counts_voxels() -> None:
     threshold = level_of_volume(level, host, 0.1, 1.0)
 
     assert (level >= threshold).sum() == 100
+
+
+def test_solid_tumour_is_part_of_ncr(head: Anatomy) -> None:
+    necrotic, _ = grow(replace(drawn(2), solid=0.01, blood=0.0), head)
+    mixed, _ = grow(replace(drawn(2), solid=0.6, blood=0.0), head)
+
+    np.testing.assert_array_equal(mixed.label, necrotic.label)
+    np.testing.assert_allclose(mixed.fractions.sum(0), necrotic.fractions.sum(0), atol=1e-5)
+    assert mixed.fractions[3].sum() > 2 * necrotic.fractions[3].sum()
