@@ -21,6 +21,7 @@ from common.data.phantom import fields
 from common.data.phantom.analytic import analytic_fractions
 from common.data.phantom.fields import Array, Shape
 from common.data.volume import read_volume
+from common.errors import InputError
 
 FIELD_OF_VIEW_MM = (168.0, 204.0, 168.0)
 CENTRE_MM = (0.0, -17.0, 5.0)
@@ -201,7 +202,13 @@ def default_source() -> str:
 
 @functools.cache
 def load_template(source: str, *, half: bool) -> Template:
-    """The template `mni152` or `analytic`, at 1 mm or, `half`, at 2 mm; kept for the process."""
+    """The template `mni152` or `analytic`, at 1 mm or, `half`, at 2 mm; kept for the process.
+
+    Raises:
+        InputError: an unknown source, or `mni152` where nilearn is absent.
+    """
+    if source not in ("mni152", "analytic"):
+        raise InputError(f"there is no anatomy {source!r}; choose mni152 or analytic")
     if source == "mni152":
         fractions, mask = _mni_fractions()
         origin, spacing = (-72.0, -107.0, -72.0), 1.0
@@ -219,7 +226,7 @@ def _mni_fractions() -> tuple[Array, Array]:
     """CSF, GM, WM (3, 145, 181, 155) and the brain mask, cropped to the brain of the MNI152 maps."""
     spec = importlib.util.find_spec("nilearn")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("nilearn carries the MNI152 tissue maps; install nilearn")
+        raise InputError("anatomy mni152: nilearn carries its tissue maps; install nilearn or take analytic")
     folder = Path(spec.origin).parent / "datasets" / "data"
     crop = np.s_[26:172, 27:209, 0:156]
     t1, gm, wm = (read_volume(folder / _FILES.format(name)).array[crop] for name in ("t1", "gm", "wm"))

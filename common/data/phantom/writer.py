@@ -10,6 +10,7 @@ import numpy as np
 from common.data.cases import GLIOMA_LABELS, MODALITIES, TISSUE_LABELS
 from common.data.phantom.sites import PhantomCase, Profile, case_seed, make_case, site_profile
 from common.data.volume import Volume, write_volume
+from common.errors import InputError
 
 
 def write_cohort(
@@ -19,7 +20,12 @@ def write_cohort(
 
     Folders are `BraTS-<SITE>-00001-000` with t1n, t1c, t2w, t2f (int16) and seg (uint8), one patient
     each. The same seed gives the same arrays.
+
+    Raises:
+        InputError: an unknown site, no case, or a spacing outside 1 to 4 mm.
     """
+    if cases < 1:
+        raise InputError(f"phantom {site}: {cases} cases; ask for at least one")
     profile = site_profile(site)
     out.mkdir(parents=True, exist_ok=True)
     for number in range(1, cases + 1):

@@ -5,8 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
-from common.data.phantom.anatomy import Anatomy, build_anatomy, draw_anatomy
+from common.data.phantom.anatomy import Anatomy, build_anatomy, default_source, draw_anatomy, load_template
 from common.data.volume import orientation
+from common.errors import InputError
 
 SOURCES = [
     "analytic",
@@ -75,3 +76,16 @@ def test_the_same_subject_at_another_spacing(spacing_mm: float) -> None:
     volume_ml = [float(a.mask.sum()) * a.spacing_mm**3 / 1000 for a in (three, other)]
 
     assert volume_ml[0] == pytest.approx(volume_ml[1], rel=0.03)
+
+
+def test_an_unknown_anatomy_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'colin27'; choose mni152 or analytic"):
+        build_anatomy(draw_anatomy(np.random.default_rng(5)), spacing_mm=3.0, source="colin27")
+
+
+def test_without_nilearn_the_head_is_analytic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    assert default_source() == "analytic"
+    with pytest.raises(InputError, match="install nilearn"):
+        load_template.__wrapped__("mni152", half=True)

@@ -10,6 +10,7 @@ from common.data.cases import MODALITIES
 from common.data.intake import open_cohort
 from common.data.phantom.writer import write_cohort
 from common.data.volume import read_label, read_volume
+from common.errors import InputError
 
 
 def test_our_reader_reads_what_is_written(tmp_path: Path) -> None:
@@ -60,3 +61,8 @@ def test_healthy_cohorts_declare_tissue(tmp_path: Path, site: str) -> None:
     label = open_cohort(out).cases[0].label
     assert label is not None
     assert set(np.unique(read_label(label).array)) == {0, 1, 2, 3}
+
+
+def test_an_empty_cohort_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one"):
+        write_cohort(tmp_path, site="ssa", cases=0, seed=1)
