@@ -49,9 +49,9 @@ class Stream:
     healthy: bool = False
     spacing_mm: tuple[float, float] = (2.0, 3.0)
     tumour_free: float = 0.05
-    size: int = 24
-    refresh: int = 6
-    ahead: int = 6
+    size: int = 32
+    refresh: int = 12
+    ahead: int = 4
 
 
 def phantom(stream: Stream, *, seed: int, number: int) -> PreparedCase:

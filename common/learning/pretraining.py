@@ -51,7 +51,7 @@ class Recipe:
     spacing_mm: float
     patch: int = 48
     batch_size: int = 2
-    tumour_share: float = 0.7
+    tumour_share: float = 0.6
     average: float = 0.995
 
 
@@ -67,7 +67,7 @@ RECIPES: Mapping[str, Recipe] = {
         tumour_share=0.0,
     ),
     "glioma": Recipe(
-        steps=10_000,
+        steps=6000,
         stream=Stream(spacing_mm=(2.0, 3.2)),
         settings=_SETTINGS,
         augmentation=Augmentation(missing=0.08),
