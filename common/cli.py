@@ -10,10 +10,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 
 import click
 
-from common.errors import FedGliaError
+from common.errors import FedGliaError, InputError
 
 GROUP = "fedglia.commands"
 AUDIENCES: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
@@ -44,6 +45,8 @@ AUDIENCES: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
     ),
 )
 """Who uses what; `--help` shows it in this order without loading a room."""
+
+_WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class Rooms(click.Group):
@@ -88,7 +91,7 @@ def main() -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        fedglia.main(standalone_mode=False)
+        status = fedglia.main(standalone_mode=False)
     except FedGliaError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
@@ -100,6 +103,15 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        click.echo(f"error: {_file_problem(error)}", err=True)
+        sys.exit(InputError.exit_status if isinstance(error, _WRONG_PATH) else 1)
+    sys.exit(status if isinstance(status, int) else 0)  # click hands back what `Exit` was given
+
+
+def _file_problem(error: OSError) -> str:
+    name = Path(str(error.filename)).name if error.filename else "a file"
+    return f"{name}: {error.strerror or error}; check the paths given, their rights and the room on the disk"
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from common import plan as plans
-from common.errors import DataError
+from common.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from common.data.cases import Case, Cohort
@@ -40,7 +41,7 @@ def data_check(paths: tuple[Path, ...], as_json: bool) -> None:
     """
     from common.data.intake import check
 
-    findings = [finding for path in paths for finding in check(path)]
+    findings = [finding for path in paths for finding in check(path.absolute())]
     if as_json:
         rows = [{"level": f.level, "case": f.case, "code": f.code, "text": f.text} for f in findings]
         click.echo(json.dumps(rows, indent=1))
@@ -107,13 +108,15 @@ def predict(source: Path, target: Path, model: str, flips: bool) -> None:
     from common.learning.inference import predict_labels
     from common.learning.released import find_model, open_model
 
+    _check_outside(source, target)
     opened = open_model(find_model(model))
-    cohort = open_cohort(source)
+    cohort = open_cohort(source.absolute())
     target.mkdir(parents=True, exist_ok=True)
     refused = 0
     for case in _counted(cohort):
         try:
-            found = predict_labels(opened.network, prepare(case, cohort, opened.preparation), flips=flips)
+            prepared = prepare(replace(case, label=None), cohort, opened.preparation)
+            found = predict_labels(opened.network, prepared, flips=flips)
         except DataError as error:
             refused += 1
             click.echo(f"refused: {error}", err=True)
@@ -142,9 +145,9 @@ def evaluate(model: str, folder: Path, degrade: str | None, flips: bool, as_json
     from common.learning.released import find_model, open_model
 
     opened = open_model(find_model(model), degradation=degrade)
-    cohort = open_cohort(folder)
+    cohort = open_cohort(folder.absolute())
     if not cohort.labelled:
-        raise DataError(f"{folder.name}: no case has a label, so nothing can be compared")
+        raise DataError(f"{cohort.folder.name}: no case has a label, so nothing can be compared")
     judged = {case.name: _judge(opened, case, cohort, flips=flips) for case in _counted(cohort) if case.label}
     _print_judgements(judged, as_json=as_json)
 
@@ -167,6 +170,12 @@ def pretrain(out: Path, task: str, preset: str, steps: int | None, seed: int, th
     from common.learning.pretraining import pretrain as train
 
     train(task=task, preset=preset, out=out, steps=steps, seed=seed, threads=threads, say=click.echo)
+
+
+def _check_outside(source: Path, target: Path) -> None:
+    """A label map written among the scans would later be read as the expert's, or lie over it."""
+    if target.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"OUT {target.name} lies inside IN; name a folder outside it for the label maps")
 
 
 def _judge(opened: ReleasedModel, case: Case, cohort: Cohort, *, flips: bool) -> Judgement:

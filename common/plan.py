@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from common.errors import PlanError
 
@@ -26,6 +27,9 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+PATCH_SIDES = {"nano": range(16, 257, 16), "base": range(16, 257, 16), "ren2024": range(128, 257, 64)}
+"""Preset -> edges of a patch, in voxels, that its network takes."""
 
 
 class _Part(BaseModel):
@@ -47,9 +51,18 @@ class Model(_Part):
     preset: Literal["nano", "base", "ren2024"] = Field("nano", description="size and shape of the U-Net")
     start: str = Field(
         "healthy",
-        pattern=r"^(healthy|glioma|scratch|sha256:[0-9a-f]{64})$",
         description="first global model: shipped 'healthy' or 'glioma', 'scratch', or a file by its hash",
     )
+
+    @field_validator("start")
+    @classmethod
+    def _names_a_model(cls, start: str) -> str:
+        if not re.fullmatch(r"healthy|glioma|scratch|sha256:[0-9a-f]{64}", start):
+            raise ValueError(
+                "must be 'healthy', 'glioma', 'scratch', or 'sha256:' and 64 hexadecimal digits; "
+                "with --start FILE a simulation fills the hash in"
+            )
+        return start
 
 
 class Adaptation(_Part):
@@ -133,10 +146,12 @@ class SitePlan(_Part):
 class Plan(_Part):
     """The whole of what a federation is to do."""
 
-    schema_version: Literal[1] = Field(1, alias="schema")
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")]
-    about: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    schema_version: Literal[1] = Field(1, alias="schema", description="of the form of this file")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")] = Field(
+        description="lower-case letters, digits and '-'; releases are called by it"
+    )
+    about: str = Field("", description="one sentence for people")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(1, description="of everything drawn at random")
     threads: Annotated[int, Field(ge=1, le=64)] = Field(1, description="of each training process")
     task: Task = Task()
     model: Model = Model()
@@ -146,7 +161,9 @@ class Plan(_Part):
     aggregation: Aggregation = Aggregation()
     privacy: Privacy = Privacy()
     evaluation: Evaluation = Evaluation()
-    sites: Annotated[dict[SiteName, SitePlan], Field(min_length=1)]
+    sites: Annotated[dict[SiteName, SitePlan], Field(min_length=1)] = Field(
+        description="the sites by name, in the order in which their updates are folded"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Plan:
@@ -159,6 +176,12 @@ class Plan(_Part):
         if sigmoid == (self.adaptation.loss == "cross-entropy-dice"):
             wanted = "'paper' or 'public-code'" if sigmoid else "'cross-entropy-dice'"
             raise ValueError(f"adaptation.loss: preset {self.model.preset} is trained with {wanted}")
+        sides = PATCH_SIDES[self.model.preset]
+        if self.adaptation.patch not in sides:
+            raise ValueError(
+                f"adaptation.patch is {self.adaptation.patch}: preset {self.model.preset} takes "
+                f"{sides.start} to {sides[-1]} in steps of {sides.step}"
+            )
         return self
 
     @property
@@ -275,12 +298,26 @@ def _integers_as_floats(data: Mapping[str, Any], part: type[BaseModel]) -> dict[
     return out
 
 
+_WORDS = {
+    "dict_type": "must be a table with keys of its own",
+    "model_type": "must be a table with keys of its own",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text in quotes",
+    "string_pattern_mismatch": "must be a name of lower-case letters, digits and '-'",
+}
+"""Kinds of pydantic's errors whose own words speak to programmers."""
+
+
 def _explain(problem: Mapping[str, Any]) -> str:
     key = ".".join(str(step) for step in problem["loc"] if step != "[key]")
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'{_nearest(problem['loc'])}"
     if problem["type"] == "missing":
         return f"'{key}' is missing"
+    if problem["type"] in _WORDS:
+        return f"'{key}': {_WORDS[problem['type']]}; found {problem['input']!r:.60}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"'{key}': {message}" if key else message
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from common.errors import InputError
+
 FOLDER = click.Path(path_type=Path)
 
 
@@ -22,7 +24,7 @@ def release_list(run: Path, as_json: bool) -> None:
     """Name the releases of RUN, the plan and the rounds behind each."""
     from server.registry import list_releases
 
-    found = list_releases(run)
+    found = list_releases(_known(run))
     if as_json:
         click.echo(json.dumps([each.lineage for each in found], indent=1))
         return
@@ -41,7 +43,7 @@ def release_show(run: Path, title: str, as_json: bool) -> None:
     """Print a release's model card, after checking that its files are those that its lineage names."""
     from server.registry import show, verify
 
-    found = show(run, title)
+    found = show(_known(run), title)
     verify(found)
     click.echo(json.dumps(found.lineage, indent=1) if as_json else found.card)
 
@@ -54,4 +56,10 @@ def release_export(run: Path, title: str, out: Path) -> None:
     """Copy a release to OUT and check the copy; a damaged release is refused."""
     from server.registry import export, show
 
-    click.echo(f"exported to {export(show(run, title), out)}")
+    click.echo(f"exported to {export(show(_known(run), title), out)}")
+
+
+def _known(run: Path) -> Path:
+    if not (run / "run.json").is_file():
+        raise InputError(f"{run.absolute().name}: is no run directory; give the folder named by --out")
+    return run

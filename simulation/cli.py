@@ -57,7 +57,7 @@ def simulate(
     start: Path | None,
     workers: int | None,
 ) -> None:
-    r"""Run a whole federation on this machine and report what each site gained.
+    """Run a whole federation on this machine and report what each site gained.
 
     PLAN is a TOML file or a shipped plan (fedglia plan list). Without --site every site is a phantom; with
     it, every site of the plan needs a folder.
@@ -66,12 +66,12 @@ def simulate(
     fedglia simulate demo --out runs/a
     fedglia simulate glioma --site adult=A --site ssa=B --degrade ssa=ssa-1.5T --out runs/b
     fedglia simulate demo --out runs/a --resume
-    """
+    """  # noqa: D301 - click reads the character \b, not a backslash
     from simulation.federation import Federation
 
     overrides = _overrides(rounds, seed, changes, start)
     plan = plans.load(name_or_file).override(overrides)
-    folders = {name: Path(value) for name, value in _pairs(sites, "--site").items()}
+    folders = {name: Path(value).absolute() for name, value in _pairs(sites, "--site").items()}
     federation = Federation(
         plan,
         out,
