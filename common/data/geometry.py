@@ -7,7 +7,9 @@ spacings, takes of each input voxel i the part that it covers:
     w[j, i] = length of overlap([x_j - w/2, x_j + w/2], [i - 1/2, i + 1/2]),  w = max(1, step_out / step_in)
 
 (in units of input voxels, rows normalised). Going coarser this is area averaging, so nothing aliases; going
-finer, or between voxels, it is linear interpolation; on the same grid it is the identity, exactly.
+finer, or between voxels, it is linear interpolation; on the same grid it is the identity, exactly. The
+matrices are applied as sparse ones, whose sums run in one order; those of a dense product depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from common.data.volume import Volume, orientation
 
@@ -146,7 +149,9 @@ def _resampled(
             continue
         weights = axis_weights(sizes[axis], steps[axis], to_size=to_sizes[axis], to_step=to_steps[axis])
         at = array.ndim - 3 + axis
-        array = np.moveaxis(np.tensordot(weights, array, axes=(1, at)), 0, at)
+        moved = np.moveaxis(array, at, 0)
+        product = csr_array(weights) @ moved.reshape(len(moved), -1)
+        array = np.moveaxis(product.reshape(-1, *moved.shape[1:]), 0, at)
     return np.ascontiguousarray(array, dtype=np.float32)
 
 

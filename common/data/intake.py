@@ -79,7 +79,10 @@ def _declared_cohort(folder: Path, name: str | None) -> Cohort:
         raise DataError(f"{folder.name}: no such folder of scans", code="no-case")
     declared = read_declaration(folder)
     called = name or declared.name or folder.resolve().name
-    cohort = _layout(folder)(folder, name=called)
+    try:
+        cohort = _layout(folder)(folder, name=called)
+    except OSError as error:
+        raise DataError(f"{folder.name}: cannot be listed ({error.strerror})", code="no-case") from error
     notes = [declared.notes] if isinstance(declared.notes, str) else declared.notes
     return replace(
         cohort,

@@ -179,14 +179,15 @@ def _check_suffix(path: Path) -> None:
 def _header(stream: BinaryIO, name: str) -> tuple[Fields, Header]:
     """The header as nibabel sees it, and what of it passed the gate."""
     raw = _raw_header(stream, name)
-    qform = None
-    try:
-        if int(raw["qform_code"]) > 0:
-            qform = np.asarray(raw.get_qform(), dtype=np.float64)
-        affine = np.asarray(raw.get_best_affine(), dtype=np.float64)
-    except (ValueError, HeaderDataError) as error:
-        raise DataError(f"{name}: unusable orientation in its header ({error})", code="geometry") from error
-    return raw, check_header(raw, affine=affine, qform=qform, name=name)
+    with np.errstate(all="ignore"):  # what overflows here is refused by its value
+        try:
+            qform = np.asarray(raw.get_qform(), dtype=np.float64) if int(raw["qform_code"]) > 0 else None
+            affine = np.asarray(raw.get_best_affine(), dtype=np.float64)
+        except (ValueError, HeaderDataError) as error:
+            raise DataError(
+                f"{name}: unusable orientation in its header ({error})", code="geometry"
+            ) from error
+        return raw, check_header(raw, affine=affine, qform=qform, name=name)
 
 
 def _raw_header(stream: BinaryIO, name: str) -> nib.Nifti1Header:
