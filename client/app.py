@@ -25,7 +25,7 @@ from client.state import SiteState
 from common import instruction, wire
 from common.checkpoint import append_line, load, save
 from common.codec import CODECS
-from common.errors import FedGliaError, RefusedUpdate
+from common.errors import FedGliaError, RefusedUpdate, RunError
 from common.instruction import Instruction
 from common.models.network import build
 from common.models.unet import UNet
@@ -174,6 +174,7 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
     site: Site | None = None
     try:
         site = locate(context.node_config)
+        _check_in_time(message)
         words = instruction.read(message.content)
         torch.set_num_threads(words.plan.threads)
         content = handler(site, words, message.content)
@@ -183,12 +184,24 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
     return Message(content, reply_to=message)
 
 
+def _check_in_time(message: Message) -> None:
+    """Do not begin what the hub no longer waits for: a slow site would be late in every round after."""
+    if time.time() > message.metadata.created_at + message.metadata.ttl:
+        raise RefusedUpdate("the message came after its deadline; nothing was done", code="expired")
+
+
 def _refuse(site: Site | None, error: Exception) -> RecordDict:
     correlation = uuid.uuid4().hex[:12]
     known = isinstance(error, FedGliaError)
     code = error.code if isinstance(error, FedGliaError) else "internal"
     words = str(error) if known else "".join(traceback.format_exception(error))
     log.warning("refused with code %s, id %s", code, correlation)
-    if site is not None:
-        append_line(site.folder / "site.log", {"time": time.time(), "id": correlation, "error": words})
+    line = {"time": time.time(), "id": correlation, "error": words}
+    try:
+        if site is None:
+            log.error("id %s: %s", correlation, words)
+        else:
+            append_line(site.folder / "site.log", line)
+    except RunError as unwritable:  # a full disk must not keep the refusal from leaving
+        log.error("%s. It would have said, id %s: %s", unwritable, correlation, words)
     return wire.pack_refusal(code, correlation=correlation)

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from common import wire
-from common.errors import RefusedUpdate
+from common.errors import PlanError, RefusedUpdate
 from common.plan import Plan, parse
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ class Instruction:
         round_number: 0 before the first round, the last round's number after it.
         start: SHA-256 of the whole first global model, which a site keeps under that name.
         new_head: whether the head was exchanged for this task.
-        stage: what the answer will be filed as, for evaluations.
     """
 
     run: str
@@ -40,12 +39,19 @@ class Instruction:
     round_number: int
     start: str
     new_head: bool
-    stage: str = ""
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan in the message, checked like any other."""
-        return parse(tomllib.loads(self.plan_toml), origin="the hub's plan")
+        """The plan in the message, checked like any other.
+
+        Raises:
+            PlanError: it cannot be read, or is not a valid plan.
+        """
+        try:
+            data = tomllib.loads(self.plan_toml)
+        except tomllib.TOMLDecodeError as error:
+            raise PlanError(f"the hub's plan is not TOML ({error})") from None
+        return parse(data, origin="the hub's plan")
 
     def record(self) -> ConfigRecord:
         """The instruction as it travels."""
@@ -56,7 +62,6 @@ class Instruction:
                 "round": self.round_number,
                 "start": self.start,
                 "new_head": self.new_head,
-                "stage": self.stage,
             }
         )
 
@@ -65,20 +70,20 @@ def read(content: RecordDict) -> Instruction:
     """The instruction in a message.
 
     Raises:
-        RefusedUpdate: code `malformed`: a part is missing or is not what it should be.
+        RefusedUpdate: code `malformed`: a part is missing, is not what it should be, or is not known here;
+            what a newer hub asks for in words that this site does not know must not be half done.
     """
     words: dict[str, Any] = wire.read_metrics(content, wire.INSTRUCTION)
-    identities = (words.get("run"), words.get("start"))
-    if not all(isinstance(word, str) and _HEX.fullmatch(word) for word in identities):
+    if set(words) != {"run", "plan", "round", "start", "new_head"}:
+        raise RefusedUpdate("the instruction lacks a part, or has one not known here", code="malformed")
+    if not all(isinstance(word, str) and _HEX.fullmatch(word) for word in (words["run"], words["start"])):
         raise RefusedUpdate("the instruction names no run or no starting model", code="malformed")
-    round_number, stage, plan = words.get("round"), words.get("stage"), words.get("plan")
-    if not isinstance(round_number, int) or not isinstance(stage, str) or not isinstance(plan, str):
-        raise RefusedUpdate("the instruction lacks its round, stage or plan", code="malformed")
+    if type(words["round"]) is not int or words["round"] < 0 or type(words["new_head"]) is not bool:
+        raise RefusedUpdate("the instruction's round or new_head is of a wrong type", code="malformed")
     return Instruction(
-        run=str(words["run"]),
-        plan_toml=plan,
-        round_number=round_number,
-        start=str(words["start"]),
-        new_head=words.get("new_head") is True,
-        stage=stage,
+        run=words["run"],
+        plan_toml=str(words["plan"]),
+        round_number=words["round"],
+        start=words["start"],
+        new_head=words["new_head"],
     )

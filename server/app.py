@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common import wire
 from common.codec import CODECS
-from common.errors import RunError
+from common.errors import FedGliaError, QuorumError
 from common.instruction import Instruction
 from common.learning.finetuning import trainable_names
 from common.models.network import build
@@ -31,7 +33,8 @@ RUN_VARIABLE = "FEDGLIA_RUN"
 ENGINE_VARIABLE = "FEDGLIA_ENGINE"
 
 MEET_DEADLINE_S = 120.0
-LATECOMER_DEADLINE_S = 2.0
+LATECOMER_DEADLINE_S = 60.0
+"""A deployed site starts a process for each message, which alone takes seconds."""
 
 app = ServerApp()
 listeners: list[Listener] = []
@@ -47,11 +50,14 @@ def main(grid: Grid, context: Context) -> None:
         try:
             carry_out(grid, run, roster)
         except KeyboardInterrupt:
-            _end(run, roster, "stopped")
+            with suppress(FedGliaError):
+                _end(run, roster, "stopped")
             raise
         except Exception as error:
-            run.event("run failed", error=type(error).__name__, detail=str(error))
-            _end(run, roster, "failed")
+            # On a full disk these fail too, and must not hide why.
+            with suppress(FedGliaError):
+                _end(run, roster, "failed")
+                run.event("run failed", error=type(error).__name__, detail=str(error))
             raise
 
 
@@ -59,12 +65,13 @@ def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
     """Every step that is not done yet, in order; what was done stays done."""
     start = first_model(run)
     model = _latest(run, start)
+    run.point("last", model.round_number)  # a kill may have come between a round's end and this
     words = Instruction(run.identity, run.plan.as_toml(), 0, start.digest, start.new_head)
     run.event("run opened", plan=run.plan.sha256, round=model.round_number, of=run.plan.rounds.count)
     meet(grid, run, words, roster, deadline_s=min(MEET_DEADLINE_S, run.plan.rounds.deadline_s))
     _hand_out(grid, run, roster, start, words)
-    first = GlobalModel(dict(start.tensors), model.layout, {})
-    stages.run_stage(grid, run, roster, stages.BEFORE, first.message(words))
+    first = GlobalModel(dict(start.tensors), model.layout, {}).message(words)
+    stages.run_stage(grid, run, roster, stages.BEFORE, first)
     while model.round_number < run.plan.rounds.count:
         if len(roster.nodes) < len(run.plan.sites):
             greet_newcomers(grid, run, words, roster, deadline_s=LATECOMER_DEADLINE_S)
@@ -72,11 +79,12 @@ def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
         model = run_round(grid, run, roster, model, words)
         run.point("last", model.round_number)
         _end(run, roster, "running")
-    last = model.message(words)
+    last = model.message(replace(words, round_number=model.round_number))
+    stages.run_stage(grid, run, roster, stages.BEFORE, first)  # of those who joined later
     stages.run_stage(grid, run, roster, stages.FEDERATED, last)
     stages.run_stage(grid, run, roster, stages.ADAPTED, last)
     if run.plan.evaluation.local_only:
-        stages.run_stage(grid, run, roster, stages.LOCAL_ONLY, first.message(words))
+        stages.run_stage(grid, run, roster, stages.LOCAL_ONLY, first)
     summary = _end(run, roster, "completed")
     title = _release(run, start, model, summary)
     run.event("run completed", round=model.round_number, release=title)
@@ -93,19 +101,30 @@ def _latest(run: Run, start: Start) -> GlobalModel:
 
 
 def _hand_out(grid: Grid, run: Run, roster: Roster, start: Start, words: Instruction) -> None:
-    """Give the whole first model to the sites that do not have it; from then on only what trains travels."""
+    """Give the whole first model to the sites that do not have it; from then on only what trains travels.
+
+    Who cannot take it is left out, and greeted again before the next round.
+
+    Raises:
+        QuorumError: fewer sites than the quorum remain.
+    """
     layout = wire.Layout.of(start.tensors)
     packed, _ = CODECS["fp32"].encode(wire.flatten(start.tensors, layout))
     content = wire.pack_weights(packed, layout, round_number=0)
     content[wire.INSTRUCTION] = words.record()
     lacking = {site: content for site in roster.nodes if not roster.facts[site].get("knows_start")}
     for answer in ask(grid, roster.nodes, lacking, wire.RECEIVE, deadline_s=run.plan.rounds.deadline_s):
-        if answer.outcome != "answered":
-            raise RunError(
-                f"site {answer.site} could not take the first model ({answer.code}); resume the run"
-            )
-        roster.facts[answer.site]["knows_start"] = True
-        run.event("first model received", site=answer.site, bytes=layout.size * 4)
+        if answer.outcome == "answered":
+            roster.facts[answer.site]["knows_start"] = True
+            run.event("first model received", site=answer.site, bytes=layout.size * 4)
+        else:
+            del roster.nodes[answer.site]
+            run.event("site unusable", site=answer.site, outcome=answer.outcome, code=answer.code)
+    if len(roster.nodes) < run.plan.rounds.quorum:
+        raise QuorumError(
+            f"{len(roster.nodes)} site(s) took the first model, the quorum is {run.plan.rounds.quorum}: "
+            "see the site.log of the others, and resume the run"
+        )
 
 
 def _tell_listeners(event: Event) -> None:

@@ -26,7 +26,7 @@ class Roster:
     Attributes:
         nodes: site -> Flower node id, in the plan's order.
         facts: site -> what it said about itself (counts, field strength, notes).
-        strangers: nodes that are none of the plan's sites, or that could not answer; not asked again.
+        strangers: nodes that are none of the plan's sites, or that refused; not asked again.
     """
 
     nodes: dict[str, int] = field(default_factory=dict)
@@ -50,7 +50,7 @@ def meet(grid: Grid, run: Run, words: Instruction, roster: Roster, *, deadline_s
         missing = [site for site in run.plan.site_names if site not in roster.nodes]
         if not missing:
             return
-        if time.monotonic() > end or _nobody_else_can_come(grid, roster):
+        if time.monotonic() > end or _nobody_else_can_come(grid):
             break
         time.sleep(LOOK_S)
     if len(roster.nodes) < run.plan.rounds.quorum:
@@ -70,7 +70,7 @@ def greet_newcomers(grid: Grid, run: Run, words: Instruction, roster: Roster, *,
         node = unknown[answer.site]
         facts = _facts(answer.content) if answer.content is not None else None
         if facts is None or facts["site"] not in run.plan.sites or facts["site"] in roster.nodes:
-            if answer.outcome != "late":
+            if answer.outcome in {"answered", "refused"}:
                 roster.strangers.add(node)
             name = facts["site"] if facts else "?"
             run.event("site unusable", site=name, outcome=answer.outcome, code=answer.code or "unknown-site")
@@ -82,11 +82,9 @@ def greet_newcomers(grid: Grid, run: Run, words: Instruction, roster: Roster, *,
     roster.nodes = {site: roster.nodes[site] for site in order}
 
 
-def _nobody_else_can_come(grid: Grid, roster: Roster) -> bool:
-    """In a simulation every node is there from the start: who has not answered will not."""
-    return getattr(grid, "closed_circle", False) and roster.strangers | set(roster.nodes.values()) >= set(
-        grid.get_node_ids()
-    )
+def _nobody_else_can_come(grid: Grid) -> bool:
+    """In a simulation every node is there from the start, and has been asked."""
+    return bool(getattr(grid, "closed_circle", False))
 
 
 def _facts(content: RecordDict) -> dict[str, Any] | None:
@@ -95,7 +93,5 @@ def _facts(content: RecordDict) -> dict[str, Any] | None:
     except RefusedUpdate:
         return None
     patients = facts.get("patients")
-    usable = isinstance(facts.get("site"), str) and isinstance(patients, Mapping)
-    return (
-        facts if usable and isinstance(patients, Mapping) and isinstance(patients.get("train"), int) else None
-    )
+    counted = isinstance(patients, Mapping) and isinstance(patients.get("train"), int)
+    return facts if counted and isinstance(facts.get("site"), str) else None

@@ -24,6 +24,9 @@ from server.stages import busy_seconds
 
 Numbers = dict[str, Any]
 
+_REPORTED = {"train_s": 1e9, "loss": 1e9, "validation_dice": 1.0}
+"""What a site reports beside its update, with the most that is believed; sums of these stay finite."""
+
 
 @dataclass(frozen=True)
 class GlobalModel:
@@ -80,11 +83,7 @@ def run_round(grid: Grid, run: Run, roster: Roster, model: GlobalModel, words: I
     """
     number = model.round_number + 1
     question = model.message(replace(words, round_number=number))
-    unheard = {"outcome": "lost", "reason": None, "train_s": None, "bytes_up": 0}
-    down = {"bytes_down": model.layout.size * 4}
-    current = _OpenRound(
-        number, Spool(run.spool_folder), {site: {**unheard, **down} for site in roster.nodes}
-    )
+    current = _open(number, run, roster, model.layout)
     run.event("round opened", round=number, sites=list(roster.nodes))
     questions = dict.fromkeys(roster.nodes, question)
     for answer in ask(grid, roster.nodes, questions, wire.ROUND, deadline_s=run.plan.rounds.deadline_s):
@@ -100,6 +99,14 @@ def run_round(grid: Grid, run: Run, roster: Roster, model: GlobalModel, words: I
     return moved
 
 
+def _open(number: int, run: Run, roster: Roster, layout: wire.Layout) -> _OpenRound:
+    """A round in which nobody has answered; a site of the plan that is not there is lost from the start."""
+    absent = {"outcome": "lost", "reason": "absent", "train_s": None, "bytes_up": 0, "bytes_down": 0}
+    asked = {**absent, "reason": None, "bytes_down": layout.size * 4}
+    accounts = {site: dict(asked if site in roster.nodes else absent) for site in run.plan.site_names}
+    return _OpenRound(number, Spool(run.spool_folder), accounts)
+
+
 def _take_in(answer: Answer, current: _OpenRound, run: Run, roster: Roster, layout: wire.Layout) -> None:
     """Gate one reply and spool it, or say why not; a bad reply never costs more than itself."""
     site = answer.site
@@ -108,7 +115,8 @@ def _take_in(answer: Answer, current: _OpenRound, run: Run, roster: Roster, layo
         run.event("site silent", round=current.number, site=site, outcome=answer.outcome, code=answer.code)
         return
     busy_s = busy_seconds(answer.content)
-    current.busy.append((answer.received_at - busy_s, answer.received_at))
+    # No site can have worked on a round before it was opened, whatever it says.
+    current.busy.append((max(answer.received_at - busy_s, current.began), answer.received_at))
     try:
         expected = Expectation(layout, current.number, roster.weight_limit(site))
         update, norm = admit(answer.content, expected, site=site)
@@ -119,7 +127,7 @@ def _take_in(answer: Answer, current: _OpenRound, run: Run, roster: Roster, layo
         current.note(site, "refused", refusal.code)
         run.event("update refused", round=current.number, site=site, code=refusal.code, detail=str(refusal))
         return
-    said = {key: _number(numbers.get(key)) for key in ("train_s", "loss", "validation_dice")}
+    said = {key: _number(numbers.get(key), most) for key, most in _REPORTED.items()}
     sent = CODECS[run.plan.aggregation.codec].nbytes(layout.size)
     current.note(site, "folded", numbers={**said, "bytes_up": sent, "update_norm": norm})
     run.event("site answered", round=current.number, site=site, loss=said["loss"], seconds=round(busy_s, 3))
@@ -186,5 +194,8 @@ def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _number(value: object, most: float) -> float | None:
+    """A number from 0 to `most`; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= most else None

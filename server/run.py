@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -28,10 +29,12 @@ from typing import Any
 
 from torch import Tensor
 
-from common.checkpoint import Checkpoint, append_line, load, save, write_atomic
-from common.errors import InputError, LockedError
+from common.checkpoint import Checkpoint, append_line, load, save, sweep_drafts, write_atomic
+from common.errors import InputError, LockedError, RunError
 from common.plan import Plan
 from common.plan import load as load_plan
+
+_CLOSED = re.compile(r"round-(\d{4,})\.safetensors")
 
 Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
@@ -72,8 +75,9 @@ class Run:
 
     def last_round(self) -> int | None:
         """The last closed round, 0 where only the starting model is there, None where nothing is."""
-        files = (self.folder / "checkpoints").glob("round-[0-9][0-9][0-9][0-9].safetensors")
-        return max((int(file.name[6:10]) for file in files), default=None)
+        files = (self.folder / "checkpoints").glob("round-*.safetensors")
+        found = (_CLOSED.fullmatch(file.name) for file in files)
+        return max((int(match[1]) for match in found if match), default=None)
 
     def close_round(
         self,
@@ -139,12 +143,15 @@ class Run:
         """Make `last` or `best` name a round's checkpoint."""
         target = self.folder / "checkpoints" / f"{name}.safetensors"
         draft = target.with_suffix(".tmp")
-        draft.unlink(missing_ok=True)
         try:
-            os.link(self.checkpoint_file(round_number), draft)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(self.checkpoint_file(round_number), draft)
-        draft.replace(target)
+            draft.unlink(missing_ok=True)
+            _link_or_copy(self.checkpoint_file(round_number), draft)
+            draft.replace(target)
+        except OSError as error:
+            raise RunError(
+                f"{target.name}: cannot be written ({error.strerror}); make room and resume the run",
+                code="disk",
+            ) from error
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write one JSON file atomically."""
@@ -160,19 +167,33 @@ def create(folder: Path, plan: Plan, *, resume: bool) -> None:
     Raises:
         InputError: the directory holds something else, another plan, or a run and `resume` is False.
     """
+    check_free(folder, plan, resume=resume)
     marker = folder / "run.json"
     if marker.is_file():
-        _check_resumable(folder, plan, resume=resume)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    foreign = sorted(entry.name for entry in folder.iterdir() if not _ours_before_the_marker(entry.name))
-    if foreign:
-        raise InputError(
-            f"{folder.name}: is not empty and holds no run (there is '{foreign[0]}'); name a new folder"
-        )
     write_atomic(folder / "plan.toml", plan.as_toml().encode())
     write_atomic(folder / "plan.sha256", f"{plan.sha256}\n".encode())
     write_atomic(marker, json.dumps({"schema": 1, "identity": uuid.uuid4().hex}).encode())
+
+
+def check_free(folder: Path, plan: Plan, *, resume: bool) -> None:
+    """Refuse a directory in which `create` could make nothing; changes nothing.
+
+    Raises:
+        InputError: see `create`.
+    """
+    if (folder / "run.json").is_file():
+        _check_resumable(folder, plan, resume=resume)
+    elif folder.is_dir():
+        names = sorted(entry.name for entry in folder.iterdir())
+        foreign = [name for name in names if not _ours_before_the_marker(name)]
+        if foreign:
+            raise InputError(
+                f"{folder.name}: is not empty and holds no run (there is '{foreign[0]}'); name a new folder"
+            )
+    elif folder.exists():
+        raise InputError(f"{folder.name}: is a file; name a folder for the run")
 
 
 @contextmanager
@@ -183,6 +204,8 @@ def opened(folder: Path, *, listen: Listener = lambda event: None) -> Iterator[R
         LockedError: another process writes this run.
     """
     with exclusive(folder / "hub.lock", what=f"run {folder.name}"):
+        for part in (folder, *folder.glob("*/"), *folder.glob("stages/*/")):
+            sweep_drafts(part)
         identity = json.loads((folder / "run.json").read_text())["identity"]
         run = Run(folder, load_plan(folder / "plan.toml"), identity, listen)
         shutil.rmtree(run.spool_folder, ignore_errors=True)
@@ -200,6 +223,13 @@ def exclusive(path: Path, *, what: str) -> Iterator[None]:
                 f"{what}: another process is writing it; wait for it or stop it first"
             ) from None
         yield
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 def _ours_before_the_marker(name: str) -> bool:

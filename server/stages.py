@@ -27,18 +27,21 @@ class Stage:
 
     Attributes:
         message: the kind of message, of `common.wire`.
-        trains: whether sites train to answer it, for the account of seconds.
+        answer: what a site's answer must hold.
     """
 
     name: str
     message: str
-    trains: bool
+    answer: Mapping[str, type]
 
 
-BEFORE = Stage("before", wire.EVALUATE, trains=False)
-FEDERATED = Stage("federated", wire.EVALUATE, trains=False)
-ADAPTED = Stage("adapted", wire.ADAPT, trains=True)
-LOCAL_ONLY = Stage("local_only", wire.ALONE, trains=True)
+JUDGED: Mapping[str, type] = {"scores": dict}
+TRAINED: Mapping[str, type] = {**JUDGED, "kept": str, "validation": dict}
+
+BEFORE = Stage("before", wire.EVALUATE, JUDGED)
+FEDERATED = Stage("federated", wire.EVALUATE, JUDGED)
+ADAPTED = Stage("adapted", wire.ADAPT, TRAINED)
+LOCAL_ONLY = Stage("local_only", wire.ALONE, TRAINED)
 ALL = (BEFORE, FEDERATED, ADAPTED, LOCAL_ONLY)
 
 
@@ -50,11 +53,10 @@ def run_stage(grid: Grid, run: Run, roster: Roster, stage: Stage, content: Recor
     run.event("stage opened", stage=stage.name, sites=list(todo))
     began = time.monotonic()
     for answer in ask(grid, roster.nodes, todo, stage.message, deadline_s=run.plan.rounds.deadline_s):
-        numbers = _numbers(answer)
+        numbers = _numbers(answer, stage)
         if numbers is None:
-            run.event(
-                "site silent", stage=stage.name, site=answer.site, outcome=answer.outcome, code=answer.code
-            )
+            code = answer.code or "malformed"
+            run.event("site silent", stage=stage.name, site=answer.site, outcome=answer.outcome, code=code)
             continue
         run.keep_stage_result(stage.name, answer.site, numbers)
         run.event("site answered", stage=stage.name, site=answer.site, seconds=numbers["busy_s"])
@@ -69,19 +71,26 @@ def results(run: Run, stage: Stage) -> dict[str, dict[str, Any]]:
 
 
 def busy_seconds(content: RecordDict) -> float:
-    """Seconds that a site says it worked on a message; 0 where it does not say."""
+    """Seconds that a site says it worked on a message, at most 1e9; 0 where it does not say."""
     try:
-        value = wire.read_metrics(content, wire.TIMES).get("busy_s")
+        return _seconds(wire.read_metrics(content, wire.TIMES).get("busy_s"))
     except RefusedUpdate:
         return 0.0
-    return float(value) if isinstance(value, int | float) and value >= 0 else 0.0
 
 
-def _numbers(answer: Answer) -> Mapping[str, Any] | None:
+def _numbers(answer: Answer, stage: Stage) -> Mapping[str, Any] | None:
     if answer.content is None:
         return None
     try:
         numbers = wire.read_metrics(answer.content)
     except RefusedUpdate:
         return None
-    return {**numbers, "busy_s": busy_seconds(answer.content)}
+    if not all(isinstance(numbers.get(key), kind) for key, kind in stage.answer.items()):
+        return None
+    believed = {"busy_s": busy_seconds(answer.content), "train_s": _seconds(numbers.get("train_s"))}
+    return {**numbers, **believed}
+
+
+def _seconds(value: object) -> float:
+    """What a site says, at most 1e9, so that sums stay finite; 0 where it is no number."""
+    return min(float(value), 1e9) if isinstance(value, int | float) and value >= 0 else 0.0

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from common.checkpoint import load
 from server.roster import Roster
 from server.run import Run
-from server.stages import ADAPTED, ALL, FEDERATED, LOCAL_ONLY, results
+from server.stages import ADAPTED, ALL, FEDERATED, results
 
 Status = Literal["running", "completed", "failed", "stopped"]
 Numbers = dict[str, Any]
@@ -47,7 +47,7 @@ def validation_curve(run: Run, rounds: Sequence[Numbers]) -> list[float | None]:
     the last model is judged in the final stage.
     """
     judged = [answer.get("validation") for answer in results(run, FEDERATED).values()]
-    known = [value for value in judged if isinstance(value, float)]
+    known = [value for value in judged if isinstance(value, float) and 0 <= value <= 1]
     return [*(record["validation_dice"] for record in rounds), sum(known) / len(known) if known else None]
 
 
@@ -80,17 +80,12 @@ def _seconds(run: Run, rounds: Sequence[Numbers]) -> Numbers:
     """Wall seconds in all; seconds of training and of judging summed over sites; the hub's own in rounds."""
     trained = [account["train_s"] or 0.0 for record in rounds for account in record["sites"].values()]
     answers = [answer for stage in ALL for answer in results(run, stage).values()]
-    trained += [
-        answer.get("train_s", 0.0)
-        for stage in (ADAPTED, LOCAL_ONLY)
-        for answer in results(run, stage).values()
-    ]
-    after = sum(answer.get("train_s", 0.0) for answer in answers)
+    trained_after = sum(answer["train_s"] for answer in answers)
     return {
         "total": sum(record["wall_s"] for record in rounds)
         + sum(run.stage_seconds(stage.name) for stage in ALL),
-        "training": sum(trained),
-        "evaluation": sum(answer["busy_s"] for answer in answers) - after,
+        "training": sum(trained) + trained_after,
+        "evaluation": sum(answer["busy_s"] for answer in answers) - trained_after,
         "overhead": sum(record["overhead_s"] for record in rounds),
     }
 

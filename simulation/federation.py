@@ -32,9 +32,9 @@ from common.errors import InputError, SiteError
 from common.plan import Plan
 from common.seeds import derive
 from server import app as hub
-from server.run import Listener, create, exclusive
-from server.start import GIVEN_FILE
-from simulation.grid import HUB_NODE, RUN_ID, LocalGrid
+from server.run import Listener, check_free, create, exclusive
+from server.start import GIVEN_FILE, starting_model
+from simulation.grid import HUB_NODE, RUN_ID, LocalGrid, end_with_parent
 
 Engine = Literal["local", "flower"]
 
@@ -71,21 +71,29 @@ class Federation:
         """Folder of site folders."""
         return self.run_folder / "sites"
 
+    def data_folder(self, name: str) -> Path:
+        """Where a site's cases are."""
+        return self.folders.get(name, self.run_folder / "cohorts" / name)
+
 
 def check(federation: Federation) -> None:
     """Refuse what cannot work, before anything is made.
 
     Raises:
-        SiteError: a site unknown to the plan or without cases, an unknown profile or phantom.
+        SiteError: a site unknown to the plan or without cases, an unknown profile or phantom, or other
+            folders than the run in the run directory was started with.
         DataError: a folder that cannot be read, has too few patients, or whose labels do not fit.
+        CheckpointError: the plan's first model is not there or does not fit.
         InputError: Flower's engine is asked for and not installed.
     """
     plan = federation.plan
+    _check_start(federation)
     for name in (*federation.folders, *federation.degrade):
         _check_known(name, plan.site_names, f"plan {plan.name} has no site '{name}'")
     for profile in federation.degrade.values():
         _check_known(profile, tuple(DEGRADATIONS), f"there is no degradation '{profile}'")
     for name, part in plan.sites.items():
+        _check_same_data(federation, name)
         if name in federation.folders:
             _check_cohort(federation, name)
         elif federation.folders or part.phantom is None:
@@ -107,6 +115,7 @@ def simulate(federation: Federation, *, resume: bool, listen: Listener) -> None:
         InputError: see `check`; or the run directory holds something else.
         RunError: the run could not go on; it can be resumed.
     """
+    check_free(federation.run_folder, federation.plan, resume=resume)
     federation.run_folder.mkdir(parents=True, exist_ok=True)
     with exclusive(federation.run_folder / "lock", what=f"run {federation.run_folder.name}"):
         create(federation.run_folder, federation.plan, resume=resume)
@@ -115,7 +124,7 @@ def simulate(federation: Federation, *, resume: bool, listen: Listener) -> None:
         _prepare_sites(federation)
         with _environment(federation), _heard_by(listen):
             if federation.engine == "flower":
-                _run_on_flower(len(federation.plan.sites))
+                _run_on_flower(federation.plan)
             else:
                 _run_here(federation)
 
@@ -133,21 +142,26 @@ def _run_here(federation: Federation) -> None:
         HUB_NODE + 1 + number: {"site-dir": str(federation.sites_folder / name)}
         for number, name in enumerate(names)
     }
-    cores = len(os.sched_getaffinity(0)) // federation.plan.threads
-    workers = federation.workers if federation.workers is not None else min(cores, len(names))
+    at_once = _cores() // federation.plan.threads
+    workers = min(len(names), federation.workers if federation.workers is not None else at_once)
     with LocalGrid(configs, load_client_app, workers=workers if workers > 1 else 0) as grid:
         hub.app(grid, Context(RUN_ID, HUB_NODE, cast(Any, {}), RecordDict(), cast(Any, {})))
 
 
-def _run_on_flower(sites: int) -> None:
+def _run_on_flower(plan: Plan) -> None:
     from flwr.simulation import run_simulation
 
     run_simulation(
         server_app=hub.app,
         client_app=load_client_app(),
-        num_supernodes=sites,
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+        num_supernodes=len(plan.sites),
+        backend_config={"client_resources": {"num_cpus": plan.threads, "num_gpus": 0.0}},
     )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_known(name: str, known: tuple[str, ...], complaint: str) -> None:
@@ -158,10 +172,29 @@ def _check_known(name: str, known: tuple[str, ...], complaint: str) -> None:
     raise SiteError(f"{complaint}{hint}")
 
 
+def _check_start(federation: Federation) -> None:
+    if not (federation.run_folder / "checkpoints").is_dir():
+        given = federation.run_folder / GIVEN_FILE
+        starting_model(federation.plan, federation.start_file or (given if given.is_file() else None))
+
+
 def _check_cohort(federation: Federation, name: str) -> None:
     cohort = open_cohort(federation.folders[name], name)
     shares = federation.plan.evaluation
     split_by_patient(cohort, seed=0, val=shares.val_share, test=shares.test_share)
+
+
+def _check_same_data(federation: Federation, name: str) -> None:
+    """A resumed run must go on with the scans that it began with; the plan's hash does not say which."""
+    folder = federation.sites_folder / name
+    if not (folder / "site.toml").is_file():
+        return
+    site = client_site.open_site(folder)
+    if site.data != federation.data_folder(name).resolve() or site.degrade != federation.degrade.get(name):
+        raise SiteError(
+            f"site '{name}': run {federation.run_folder.name} was started with other cases or another "
+            "degradation of them; give the same --site and --degrade, or name a new folder"
+        )
 
 
 def _keep_start_file(federation: Federation) -> None:
@@ -174,35 +207,38 @@ def _keep_start_file(federation: Federation) -> None:
 
 def _prepare_sites(federation: Federation) -> None:
     """Site folders, and phantom cohorts where no folder was given; what is there from before is kept."""
-    missing = {}
-    for name, part in federation.plan.sites.items():
-        data = federation.folders.get(name, federation.run_folder / "cohorts" / name)
+    missing = []
+    for name in federation.plan.site_names:
+        data = federation.data_folder(name)
         client_site.create(
             federation.sites_folder / name, name=name, data=data, degrade=federation.degrade.get(name)
         )
         if name not in federation.folders and not data.is_dir():
-            missing[name] = part
-    jobs = [
-        (federation.run_folder / "cohorts" / name, str(part.phantom), part.cases, federation.plan, name)
-        for name, part in missing.items()
-    ]
-    if len(jobs) > 1 and len(os.sched_getaffinity(0)) > 1:
-        with ProcessPoolExecutor(min(len(jobs), len(os.sched_getaffinity(0)))) as pool:
-            list(pool.map(_write_phantom, *zip(*jobs, strict=True)))
+            missing.append((data, federation.plan, name))
+    workers = min(len(missing), _cores())
+    if workers > 1:
+        with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
+            list(pool.map(_write_phantom, *zip(*missing, strict=True)))
     else:
-        for job in jobs:
+        for job in missing:
             _write_phantom(*job)
 
 
-def _write_phantom(folder: Path, profile: str, cases: int, plan: Plan, name: str) -> None:
+def _write_phantom(folder: Path, plan: Plan, name: str) -> None:
     """Write a phantom cohort beside its place, then move it there, so that a kill leaves none half made."""
+    site = plan.sites[name]
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
     seed = derive(plan.seed, "phantom", name)
     healthy = plan.task.kind == "tissue"
     write_cohort(
-        draft, site=profile, cases=cases, seed=seed, spacing_mm=plan.task.spacing_mm, healthy=healthy
+        draft,
+        site=str(site.phantom),
+        cases=site.cases,
+        seed=seed,
+        spacing_mm=plan.task.spacing_mm,
+        healthy=healthy,
     )
     draft.rename(folder)
 

@@ -4,14 +4,18 @@ With no workers a site runs inside `pull_messages`, one after the other: nothing
 debugger works. With workers, processes that stay warm take sites as they come; a worker that dies or
 outlives its message is replaced, and its site is reported as lost.
 
-This is the one file that touches what Flower keeps private (`TaskIdentity`, message ids); its contract
-test fails when a new Flower changes that.
+A message whose time to live is over is answered with an error, and so is one whose site's app lets an
+exception out. This is the one file that touches what Flower keeps private (`TaskIdentity`, message ids);
+its contract test fails when a new Flower changes that.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import multiprocessing
+import os
+import signal
 import threading
 import time
 from collections import deque
@@ -23,16 +27,19 @@ from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 RUN_ID = 1
 HUB_NODE = 1
-NODE_UNAVAILABLE = 3
-"""Flower's error code for a node that went away."""
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+TOO_LATE = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+GONE = ErrorCode.NODE_UNAVAILABLE
 
 LoadApp = Callable[[], ClientApp]
+log = logging.getLogger(__name__)
 
 
 def assume_identity(node_id: int) -> None:
@@ -41,26 +48,52 @@ def assume_identity(node_id: int) -> None:
     identity.task_id, identity.run_id, identity.node_id = 1, RUN_ID, node_id
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A message on its way; `ends` is when its time to live is over, in `time.monotonic` seconds."""
+
+    message: Message
+    ends: float
+
+    @property
+    def node(self) -> int:
+        return self.message.metadata.dst_node_id
+
+    @property
+    def expired(self) -> bool:
+        return time.monotonic() >= self.ends
+
+    def failed(self, code: int) -> Message:
+        """The reply of a site that gave none; no words, as a deployed site sends none."""
+        return Message(Error(code=code), reply_to=self.message)
+
+
 @dataclass
 class _Worker:
     process: multiprocessing.process.BaseProcess
     pipe: Connection
-    message: Message | None = None
+    job: _Job | None = None
 
 
 @dataclass
 class _Queue:
-    """Messages of each node in order; a node works on one at a time."""
+    """Jobs of each node in order; a node works on one at a time."""
 
-    waiting: deque[Message] = field(default_factory=deque)
+    waiting: deque[_Job] = field(default_factory=deque)
     busy: set[int] = field(default_factory=set)
 
-    def take(self) -> Message | None:
-        for message in self.waiting:
-            if message.metadata.dst_node_id not in self.busy:
-                self.waiting.remove(message)
-                return message
+    def take(self) -> _Job | None:
+        for job in self.waiting:
+            if job.node not in self.busy:
+                self.waiting.remove(job)
+                return job
         return None
+
+    def take_expired(self) -> list[_Job]:
+        expired = [job for job in self.waiting if job.expired]
+        for job in expired:
+            self.waiting.remove(job)
+        return expired
 
 
 class LocalGrid(Grid):
@@ -83,8 +116,11 @@ class LocalGrid(Grid):
         self._app: ClientApp | None = None
         self._queue = _Queue()
         self._replies: dict[str, Message] = {}
-        self._workers = [self._start_worker() for _ in range(workers)]
+        self._in_process = workers == 0
+        self._workers: list[_Worker] = []
         self._run = Run.create_empty(RUN_ID)
+        for _ in range(workers):
+            self._workers.append(self._start_worker())
 
     def __enter__(self) -> LocalGrid:
         return self
@@ -93,11 +129,9 @@ class LocalGrid(Grid):
         self.close()
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes, whatever they are doing."""
         for worker in self._workers:
-            worker.pipe.close()
-            worker.process.terminate()
-            worker.process.join(timeout=5)
+            _end(worker)
         self._workers = []
 
     def set_run(self, run: Run) -> None:
@@ -129,7 +163,7 @@ class LocalGrid(Grid):
         identities = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = str(uuid4())
-            self._queue.waiting.append(message)
+            self._queue.waiting.append(_Job(message, time.monotonic() + message.metadata.ttl))
             identities.append(message.metadata.message_id)
         self._dispatch()
         return identities
@@ -137,12 +171,14 @@ class LocalGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that are there; without workers, the sites asked for run now."""
         wanted = list(message_ids)
-        if self._workers:
-            self._collect()
+        for job in self._queue.take_expired():
+            self._keep(job.failed(TOO_LATE))
+        if self._in_process:
+            for job in [job for job in self._queue.waiting if job.message.metadata.message_id in wanted]:
+                self._queue.waiting.remove(job)
+                self._keep(self._work_here(job))
         else:
-            for message in [m for m in self._queue.waiting if m.metadata.message_id in wanted]:
-                self._queue.waiting.remove(message)
-                self._keep(self._work_here(message))
+            self._collect()
         return [self._replies.pop(identity) for identity in wanted if identity in self._replies]
 
     def send_and_receive(
@@ -160,30 +196,42 @@ class LocalGrid(Grid):
                 time.sleep(0.01)
         return replies
 
-    def _work_here(self, message: Message) -> Message:
+    def _work_here(self, job: _Job) -> Message:
         if self._app is None:
             self._app = self._load_app()
-        own = Message(copy.deepcopy(message.content), metadata=message.metadata)  # type: ignore[call-overload]
-        return _run_site(self._app, own, self._configs[message.metadata.dst_node_id])
+        content = copy.deepcopy(job.message.content)
+        own = Message(content, metadata=job.message.metadata)  # type: ignore[call-overload]
+        reply = _run_site(self._app, own, self._configs[job.node])
+        return job.failed(TOO_LATE) if job.expired else reply
 
     def _keep(self, reply: Message) -> None:
         reply.metadata.__dict__["_message_id"] = str(uuid4())
         self._replies[reply.metadata.reply_to_message_id] = reply
 
     def _dispatch(self) -> None:
-        for worker in self._workers:
-            if worker.message is None and (message := self._queue.take()) is not None:
-                self._queue.busy.add(message.metadata.dst_node_id)
-                worker.message = message
-                worker.pipe.send((message, dict(self._configs[message.metadata.dst_node_id])))
+        for index in range(len(self._workers)):
+            if self._workers[index].job is None and (job := self._queue.take()) is not None:
+                self._give(index, job)
+
+    def _give(self, index: int, job: _Job) -> None:
+        """Hand a job to an idle worker; one that died while it was idle is replaced first."""
+        if not self._workers[index].process.is_alive():
+            self._replace(index)
+        worker = self._workers[index]
+        self._queue.busy.add(job.node)
+        worker.job = job
+        try:
+            worker.pipe.send((job.message, dict(self._configs[job.node])))
+        except OSError:
+            self._give_up(index, GONE)
 
     def _collect(self) -> None:
-        ready = wait([worker.pipe for worker in self._workers if worker.message is not None], timeout=0)
+        ready = wait([worker.pipe for worker in self._workers if worker.job is not None], timeout=0)
         for index, worker in enumerate(self._workers):
             if worker.pipe in ready:
                 self._receive(index)
-            elif worker.message is not None and _expired(worker.message):
-                self._replace(index)
+            elif worker.job is not None and worker.job.expired:
+                self._give_up(index, TOO_LATE)
         self._dispatch()
 
     def _receive(self, index: int) -> None:
@@ -191,26 +239,27 @@ class LocalGrid(Grid):
         try:
             reply = cast(Message, worker.pipe.recv())
         except (EOFError, OSError):
-            self._replace(index)
+            self._give_up(index, GONE)
             return
         self._free(worker)
         self._keep(reply)
 
-    def _replace(self, index: int) -> None:
-        """End a worker that died or whose message is too old, and start another in its place."""
+    def _give_up(self, index: int, code: int) -> None:
+        """Answer for a worker that died or whose message is too old, and start another in its place."""
         worker = self._workers[index]
-        message = worker.message
-        worker.process.kill()
-        worker.process.join()
+        if worker.job is not None:
+            self._keep(worker.job.failed(code))
         self._free(worker)
+        self._replace(index)
+
+    def _replace(self, index: int) -> None:
+        _end(self._workers[index])
         self._workers[index] = self._start_worker()
-        if message is not None:
-            self._keep(Message(Error(code=NODE_UNAVAILABLE, reason="worker ended"), reply_to=message))
 
     def _free(self, worker: _Worker) -> None:
-        if worker.message is not None:
-            self._queue.busy.discard(worker.message.metadata.dst_node_id)
-        worker.message = None
+        if worker.job is not None:
+            self._queue.busy.discard(worker.job.node)
+        worker.job = None
 
     def _start_worker(self) -> _Worker:
         method = multiprocessing.get_context("forkserver")
@@ -222,28 +271,43 @@ class LocalGrid(Grid):
         return _Worker(process, mine)
 
 
-def _expired(message: Message) -> bool:
-    return time.time() > message.metadata.created_at + message.metadata.ttl
+def end_with_parent() -> None:
+    """Make this worker process end when the one that started it does, however that ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _end(worker: _Worker) -> None:
+    worker.pipe.close()
+    worker.process.kill()
+    worker.process.join()
+    worker.process.close()
 
 
 def _run_site(app: ClientApp, message: Message, node_config: Mapping[str, str]) -> Message:
+    """A site's reply; an error that its app lets out is the site's, not the hub's."""
     node = message.metadata.dst_node_id
     context = Context(RUN_ID, node, cast(Any, dict(node_config)), RecordDict(), cast(Any, {}))
     assume_identity(node)
     try:
         return app(message, context)
+    except Exception:
+        log.exception("the app of node %d let an exception out", node)
+        return Message(Error(code=RAISED), reply_to=message)
     finally:
         assume_identity(HUB_NODE)
 
 
 def _serve(pipe: Connection, load_app: LoadApp) -> None:
     """A worker's life: take a message, run the site, answer; end with the parent."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent()
     app = load_app()
     while True:
         try:
@@ -251,10 +315,3 @@ def _serve(pipe: Connection, load_app: LoadApp) -> None:
         except EOFError:
             return
         pipe.send(_run_site(app, message, node_config))
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    import os
-
-    parent.join()
-    os._exit(1)
