@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -89,6 +90,8 @@ def main() -> None:
 
     0 done; 1 a run could not go on and can be resumed; 2 something given cannot be used; 130 interrupted.
     """
+    # NumPy's own threads wait for each other where processes fill the cores, ten times longer than they work.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         status = fedglia.main(standalone_mode=False)

@@ -67,10 +67,9 @@ def simulate(
     fedglia simulate glioma --site adult=A --site ssa=B --degrade ssa=ssa-1.5T --out runs/b
     fedglia simulate demo --out runs/a --resume
     """  # noqa: D301 - click reads the character \b, not a backslash
+    plan = plans.load(name_or_file).override(_overrides(rounds, seed, changes, start))
     from simulation.federation import Federation
 
-    overrides = _overrides(rounds, seed, changes, start)
-    plan = plans.load(name_or_file).override(overrides)
     folders = {name: Path(value).absolute() for name, value in _pairs(sites, "--site").items()}
     federation = Federation(
         plan,
@@ -179,14 +178,14 @@ def _tell_outcome(run: Path) -> None:
 def _overrides(
     rounds: int | None, seed: int | None, changes: tuple[str, ...], start: Path | None
 ) -> dict[str, Any]:
-    from server.start import file_hash
-
     overrides: dict[str, Any] = {key: _value(text) for key, text in _pairs(changes, "--set").items()}
     if rounds is not None:
         overrides["rounds.count"] = rounds
     if seed is not None:
         overrides["seed"] = seed
     if start is not None:
+        from server.start import file_hash
+
         overrides["model.start"] = f"sha256:{file_hash(start)}"
     return overrides
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Mapping
