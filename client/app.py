@@ -23,9 +23,10 @@ from client.adaptation import Bench
 from client.site import Site, locate
 from client.state import SiteState
 from common import instruction, wire
-from common.checkpoint import append_line, load, save
+from common.checkpoint import load, save
 from common.codec import CODECS
 from common.errors import FedGliaError, RefusedUpdate, RunError
+from common.files import append_line
 from common.instruction import Instruction
 from common.models.network import build
 from common.models.unet import UNet

@@ -7,13 +7,10 @@ Also here: the atomic write that every room uses, and the JSON-lines log that su
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from common.errors import CheckpointError, RunError
+from common.errors import CheckpointError
+from common.files import canonical, write_atomic
 
 MAX_FILE_BYTES = 4 << 30
 MAX_HEADER_BYTES = 16 << 20
@@ -41,45 +39,10 @@ class Checkpoint:
     provenance: dict[str, Any]
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that a reader, a kill or a full disk only ever sees the old or the new file.
-
-    The folder must exist. A draft is removed when writing fails; after a kill one named
-    `.<name>.<random>.tmp` may stay, which `sweep_drafts` removes.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written; the old file is as it was.
-    """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("xb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        draft.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise RunError(
-            f"{path.name}: cannot be written ({error.strerror}); the previous file, if any, is untouched: "
-            "make room or check the folder's rights",
-            code="disk",
-        ) from error
-    finally:
-        # After the replace there is no draft; a failure to remove one must not hide the first error.
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-
-
-def sweep_drafts(folder: Path) -> None:
-    """Remove drafts that a killed `write_atomic` left; only for the one process that writes this folder."""
-    for draft in folder.glob(".*.tmp"):
-        draft.unlink(missing_ok=True)
-
-
 def fingerprint(state: Mapping[str, Tensor], *, preset: str) -> str:
     """SHA-256 over the preset and each tensor's name and shape, in the order of names; types do not count."""
     table = [[name, list(state[name].shape)] for name in sorted(state)]
-    return hashlib.sha256(_canonical([preset, table])).hexdigest()
+    return hashlib.sha256(canonical([preset, table])).hexdigest()
 
 
 def save(
@@ -102,7 +65,7 @@ def save(
     if "preset" in provenance:
         facts.setdefault("fingerprint", fingerprint(tensors, preset=str(provenance["preset"])))
     try:
-        text = _canonical(facts).decode()
+        text = canonical(facts).decode()
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path.name}: the provenance is not JSON ({error})") from error
     metadata = {"format": "pt", "provenance": text, "checksum": _checksum(text, stored)}
@@ -159,83 +122,6 @@ def check_architecture(checkpoint: Checkpoint, state: Mapping[str, Tensor], *, p
             )
 
 
-def append_line(path: Path, line: Mapping[str, object], *, durable: bool = False) -> None:
-    """Append one JSON object as a line; a torn last line that a kill left is cut off first.
-
-    Args:
-        path: the log; made if missing, its folder must exist.
-        line: JSON values.
-        durable: wait until the line is on the disk (a ledger); else the system writes it when it likes.
-
-    Raises:
-        RunError: the disk is full, or the file cannot be written.
-    """
-    content = _canonical(line) + b"\n"
-    try:
-        with path.open("a+b") as handle:
-            end = _cut_torn_tail(handle.fileno())
-            handle.write(content)
-            handle.flush()
-            if durable:
-                os.fsync(handle.fileno())
-        if durable and end == 0:
-            _sync_folder(path.parent)
-    except OSError as error:
-        raise RunError(
-            f"{path.name}: cannot be written ({error.strerror}); make room", code="disk"
-        ) from error
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a log, in order; a torn last line is left out, a missing file has none.
-
-    Raises:
-        RunError: a line before the last is not a JSON object; the message names its number.
-    """
-    if not path.exists():
-        return
-    with path.open("rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            if not raw.endswith(b"\n"):
-                return
-            yield _parse_line(path, number, raw)
-
-
-def _parse_line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
-        value = json.loads(raw)
-        if isinstance(value, dict):
-            return value
-    raise RunError(f"{path.name}: line {number} is damaged; restore the file from a copy")
-
-
-def _cut_torn_tail(descriptor: int) -> int:
-    end = os.fstat(descriptor).st_size
-    stop = end
-    while stop > 0:
-        start = max(0, stop - _BLOCK)
-        newline = os.pread(descriptor, stop - start, start).rfind(b"\n")
-        if newline >= 0:
-            stop = start + newline + 1
-            break
-        stop = start
-    if stop < end:
-        os.ftruncate(descriptor, stop)
-    return stop
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
 def _stored(name: str, tensor: Tensor, storage: Storage) -> Tensor:
     own = tensor.detach().cpu().contiguous().clone()  # safetensors refuses tensors that share memory
     if storage != "float16" or not own.is_floating_point():
@@ -254,7 +140,7 @@ def _checksum(provenance: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(provenance.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(_canonical([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(canonical([name, str(tensor.dtype), list(tensor.shape)]))
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import Tensor
 
-from common.checkpoint import load, save, write_atomic
+from common.checkpoint import load, save
 from common.errors import CheckpointError, InputError
+from common.files import write_atomic
 
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "model-card.md"

@@ -29,8 +29,9 @@ from typing import Any
 
 from torch import Tensor
 
-from common.checkpoint import Checkpoint, append_line, load, save, sweep_drafts, write_atomic
+from common.checkpoint import Checkpoint, load, save
 from common.errors import InputError, LockedError, RunError
+from common.files import append_line, sweep_drafts, write_atomic
 from common.plan import Plan
 from common.plan import load as load_plan
 

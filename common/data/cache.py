@@ -22,9 +22,9 @@ from safetensors.numpy import save
 
 from common.data.cases import Case, Cohort
 from common.data.geometry import Geometry
-from common.data.stream import write_atomically
 from common.data.transforms import Preparation, PreparedCase, prepare
 from common.errors import DataError
+from common.files import write_atomic
 
 VERSION = 1
 """Goes up when the same scan and settings would be prepared differently."""
@@ -47,7 +47,7 @@ class Cache:
         found = _load(path, case)
         if found is None:
             found = prepare(case, cohort, preparation)
-            write_atomically(path, _packed(found))
+            write_atomic(path, _packed(found))
         return found
 
 

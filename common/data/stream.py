@@ -2,7 +2,7 @@
 
 A gzip of a few kilobytes can unpack to gigabytes, a pipe can block for ever, a link can point out of the
 data folder, and gzip's checksum is only compared by who reads to the end. These functions see to all four;
-what goes wrong is a `DataError` in words. Writing is atomic: a reader sees the old file or the whole new one.
+what goes wrong is a `DataError` in words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import secrets
 import stat
 import zlib
 from collections.abc import Iterator
@@ -88,21 +87,6 @@ def check_end(stream: BinaryIO, *, name: str) -> None:
         behind += len(piece)
         if behind > MAX_BEHIND:
             raise DataError(f"{name}: more data behind the voxels than its header declares", code="damaged")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` beside `path`, syncs it and renames it into place."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _open_regular(path: Path) -> BinaryIO:

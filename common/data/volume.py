@@ -24,8 +24,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from common.data.cases import ImageSource
 from common.data.header import VOXEL_TYPES, Fields, Header, check_header, spacing_of
-from common.data.stream import MAX_BEHIND, check_end, filled, skip, unpacked, write_atomically
+from common.data.stream import MAX_BEHIND, check_end, filled, skip, unpacked
 from common.errors import DataError
+from common.files import write_atomic
 
 MAX_BYTES = 1 << 30
 """Ceiling for a file's voxels as stored and one volume of them as float32, together."""
@@ -147,7 +148,7 @@ def write_volume(path: Path, volume: Volume, *, like: Path | None = None) -> Non
     if like is not None:
         _copy_geometry(image.header, like, volume=volume, name=path.name)
     content = image.header.binaryblock + bytes(4) + volume.array.tobytes(order="F")
-    write_atomically(path, gzip.compress(content, 6, mtime=0) if path.name.endswith(".gz") else content)
+    write_atomic(path, gzip.compress(content, 6, mtime=0) if path.name.endswith(".gz") else content)
 
 
 def same_grid(first: Volume, second: Volume) -> bool:
