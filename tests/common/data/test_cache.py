@@ -13,7 +13,7 @@ from common.data.cases import Cohort
 from common.data.intake import open_cohort
 from common.data.transforms import Preparation, PreparedCase
 from common.data.volume import read_volume, write_volume
-from common.errors import DataError
+from common.errors import DataError, RunError
 from tests.common.data.conftest import WriteCase
 
 PREPARATION = Preparation(("NCR", "ED", "ET"), spacing_mm=2.0)
@@ -107,7 +107,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match="No space left"):
         cache.prepared(cohort.cases[0], cohort, PREPARATION)
     assert list(cache.folder.iterdir()) == []
 

@@ -25,7 +25,7 @@ from common.data.volume import (
     same_grid,
     write_volume,
 )
-from common.errors import DataError
+from common.errors import DataError, RunError
 
 AFFINE = np.array([[-1.0, 0, 0, 9], [0, 2.0, 0, -4], [0, 0, 3.0, 1], [0, 0, 0, 1]])
 
@@ -284,7 +284,7 @@ def test_writing_is_atomic_and_repeatable(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match="No space left"):
         write_volume(path, Volume(ramp() + 1, AFFINE))
     monkeypatch.undo()
     assert path.read_bytes() == before
