@@ -7,7 +7,7 @@ round that is asked for twice gives the same update twice, on any engine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -135,7 +135,7 @@ def train_after_rounds(bench: Bench, model: UNet, *, names: Sequence[str]) -> Tr
     return train(
         model,
         lambda step: bench.draw("adapt", step),
-        bench.settings(),
+        replace(bench.settings(), learning_rate=bench.plan.adaptation.adapt_learning_rate),
         total_steps=max(bench.plan.adaptation.adapt_steps, 1),
         steps=bench.plan.adaptation.adapt_steps,
         names=names,

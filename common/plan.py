@@ -81,6 +81,7 @@ class Adaptation(_Part):
     optimiser: Literal["adam", "adamw", "sgd"] = Field("adam", description="local optimiser")
     optimiser_state: Literal["keep", "reset"] = Field("keep", description="moments between rounds")
     learning_rate: Positive = Field(1e-3, description="at the first step of the first round")
+    adapt_learning_rate: Positive = Field(3e-4, description="at the first step after the last round")
     schedule: Literal["polynomial", "constant"] = Field("polynomial", description="over all rounds' steps")
     proximal_mu: Annotated[float, Field(ge=0)] = Field(0.0, description="FedProx: mu/2 |w - w_global|^2")
     augment: bool = Field(True, description="random flips, contrast, noise, resolution")
@@ -127,7 +128,7 @@ class Evaluation(_Part):
     test_share: Share = Field(0.3, description="of a site's patients, for the final numbers")
     local_only: bool = Field(True, description="also train alone from the same start, for comparison")
     overlap: Annotated[float, Field(ge=0, lt=0.9)] = Field(0.25, description="of neighbouring windows")
-    flips: bool = Field(False, description="average predictions over mirrored copies")
+    flips: bool = Field(False, description="average with the mirrored scan: twice the time")
 
     @model_validator(mode="after")
     def _leaves_training_patients(self) -> Evaluation:
