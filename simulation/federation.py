@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from flwr.app import Context, RecordDict
-from flwr.clientapp import ClientApp
 
 from client import site as client_site
 from common.data.intake import open_cohort
@@ -130,14 +129,9 @@ def simulate(federation: Federation, *, resume: bool, listen: Listener) -> None:
                 _run_here(federation)
 
 
-def load_client_app() -> ClientApp:
-    """The site's app; imported in the process that runs it."""
-    from client.app import app
-
-    return app
-
-
 def _run_here(federation: Federation) -> None:
+    from simulation.site_app import load_client_app
+
     names = sorted(federation.plan.site_names)
     configs = {
         HUB_NODE + 1 + number: {"site-dir": str(federation.sites_folder / name)}
@@ -152,9 +146,11 @@ def _run_here(federation: Federation) -> None:
 def _run_on_flower(plan: Plan) -> None:
     from flwr.simulation import run_simulation
 
+    from client.app import app
+
     run_simulation(
         server_app=hub.app,
-        client_app=load_client_app(),
+        client_app=app,
         num_supernodes=len(plan.sites),
         backend_config={"client_resources": {"num_cpus": plan.threads, "num_gpus": 0.0}},
     )
@@ -218,7 +214,10 @@ def _prepare_sites(federation: Federation) -> None:
             missing.append((data, federation.plan, name))
     workers = min(len(missing), _cores())
     if workers > 1:
-        with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
+        # Forked from a clean process that loads everything once, also for the grid's workers.
+        method = multiprocessing.get_context("forkserver")
+        method.set_forkserver_preload([__name__, "simulation.site_app"])
+        with ProcessPoolExecutor(workers, mp_context=method, initializer=end_with_parent) as pool:
             list(pool.map(_write_phantom, *zip(*missing, strict=True)))
     else:
         for job in missing:

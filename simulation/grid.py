@@ -101,7 +101,8 @@ class LocalGrid(Grid):
 
     Args:
         node_configs: node id -> what the site's Flower node would be configured with.
-        load_app: gives the ClientApp; called once in each process that runs sites.
+        load_app: gives the ClientApp; called once in each process that runs sites. Its module is imported
+            once for all workers.
         workers: worker processes; 0 runs each site inside `pull_messages`.
     """
 
@@ -197,6 +198,8 @@ class LocalGrid(Grid):
         return replies
 
     def _work_here(self, job: _Job) -> Message:
+        if job.expired:
+            return job.failed(TOO_LATE)
         if self._app is None:
             self._app = self._load_app()
         content = copy.deepcopy(job.message.content)
@@ -215,7 +218,7 @@ class LocalGrid(Grid):
 
     def _give(self, index: int, job: _Job) -> None:
         """Hand a job to an idle worker; one that died while it was idle is replaced first."""
-        if not self._workers[index].process.is_alive():
+        if self._workers[index].pipe.poll():  # it has nothing to say, so this is the end of the pipe
             self._replace(index)
         worker = self._workers[index]
         self._queue.busy.add(job.node)
@@ -263,7 +266,7 @@ class LocalGrid(Grid):
 
     def _start_worker(self) -> _Worker:
         method = multiprocessing.get_context("forkserver")
-        method.set_forkserver_preload(["client.app", self._load_app.__module__])
+        method.set_forkserver_preload([self._load_app.__module__])
         mine, theirs = method.Pipe()
         process = method.Process(target=_serve, args=(theirs, self._load_app), daemon=True)
         process.start()
