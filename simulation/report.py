@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.checkpoint import write_atomic
 from common.data.cases import STRUCTURES
 from common.errors import InputError
+from common.files import write_atomic
 from common.plan import Plan
 from common.plan import load as load_plan
 from server.card import INTENDED_USE
@@ -26,6 +26,15 @@ from simulation.overlays import LINE_MM, Gallery, gallery
 from simulation.tables import MODELS, Numbers, Table, case_dice
 
 TEMPLATE = "report.html.j2"
+
+STRUCTURE_WORDS: Mapping[str, str] = {
+    "NCR": "necrotic core",
+    "ED": "oedema",
+    "ET": "enhancing tumour",
+    "CSF": "cerebrospinal fluid",
+    "GM": "grey matter",
+    "WM": "white matter",
+}
 
 PACKAGES = ("fedglia", "torch", "flwr", "monai", "numpy")
 
@@ -115,6 +124,7 @@ def _content(run_folder: Path, summary: Numbers, plan: Plan) -> dict[str, Any]:
         "intended_use": INTENDED_USE,
         "models": MODELS,
         "structures": structures,
+        "structure_words": STRUCTURE_WORDS,
         "line_mm": LINE_MM,
         "sections": sections,
         "overview": tables.overview_table(summary),
