@@ -148,6 +148,7 @@ class Run:
             draft.unlink(missing_ok=True)
             _link_or_copy(self.checkpoint_file(round_number), draft)
             draft.replace(target)
+            draft.unlink(missing_ok=True)  # two links of one file: the system then renames nothing
         except OSError as error:
             raise RunError(
                 f"{target.name}: cannot be written ({error.strerror}); make room and resume the run",
