@@ -151,6 +151,18 @@ class Head(nn.Module):
         self.factor = factor
         self.merge = convolution(width + in_channels * factor**3, width)
         self.classify = nn.Conv3d(width, classes * factor**3, 1)
+        self._start_voxels_of_a_block_alike()
+
+    def _start_voxels_of_a_block_alike(self) -> None:
+        """Give the voxels of each folded block one start, so that blocks do not come out as checkerboards.
+
+        Aitken et al., arXiv:1707.02937 ("ICNR").
+        """
+        with torch.no_grad():
+            for parameter in (self.classify.weight, self.classify.bias):
+                assert parameter is not None
+                block = parameter.view(-1, self.factor**3, *parameter.shape[1:])
+                block.copy_(block[:, :1].expand_as(block))
 
     def forward(self, features: Tensor, image: Tensor) -> Tensor:
         """Logits at the resolution of `image`."""
