@@ -95,7 +95,7 @@ def plan_hash(name_or_file: str) -> None:
 @click.argument("source", metavar="IN", type=FOLDER)
 @click.argument("target", metavar="OUT", type=FOLDER)
 @click.option("--model", required=True, help="A model file, or the name of a shipped one (glioma).")
-@click.option("--flips", is_flag=True, help="Average over eight mirrored copies: slower, a little better.")
+@click.option("--flips", is_flag=True, help="Average with the mirrored scan: twice the time, a little better.")
 def predict(source: Path, target: Path, model: str, flips: bool) -> None:
     """Segment a case folder, or each case in a folder, into label maps in the scan's own grid.
 
@@ -133,7 +133,7 @@ def predict(source: Path, target: Path, model: str, flips: bool) -> None:
 @click.argument("model")
 @click.argument("folder", type=FOLDER)
 @click.option("--degrade", help="Make the scans look like another scanner's first: ssa-1.5T, ultra-low.")
-@click.option("--flips", is_flag=True, help="Average over eight mirrored copies: slower, a little better.")
+@click.option("--flips", is_flag=True, help="Average with the mirrored scan: twice the time, a little better.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 def evaluate(model: str, folder: Path, degrade: str | None, flips: bool, as_json: bool) -> None:
     """Compare MODEL's label maps with the expert's in FOLDER: Dice and HD95 of each region, case by case.
