@@ -21,3 +21,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real scans (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cohorts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Phantom cohorts at 4 mm, of four and of two patients: the smallest federation, made once."""
+    from common.data.phantom.writer import write_cohort
+
+    folder = tmp_path_factory.mktemp("cohorts")
+    return {
+        site: write_cohort(folder / site, site=site, cases=cases, seed=1, spacing_mm=4.0)
+        for site, cases in (("adult-a", 4), ("ssa", 2))
+    }
