@@ -23,11 +23,13 @@ from typing import Any, Literal, cast
 from flwr.app import Context, RecordDict
 
 from client import site as client_site
+from common.data.cases import STRUCTURES
 from common.data.intake import open_cohort
 from common.data.phantom.acquisition import DEGRADATIONS
 from common.data.phantom.sites import SITES
 from common.data.phantom.writer import write_cohort
 from common.data.splits import split_by_patient
+from common.data.transforms import expert_label
 from common.errors import InputError, SiteError
 from common.plan import Plan
 from common.seeds import derive
@@ -179,6 +181,8 @@ def _check_cohort(federation: Federation, name: str) -> None:
     cohort = open_cohort(federation.folders[name], name)
     shares = federation.plan.evaluation
     split_by_patient(cohort, seed=0, val=shares.val_share, test=shares.test_share)
+    for case in cohort.labelled:
+        expert_label(case, cohort, STRUCTURES[federation.plan.task.kind])
 
 
 def _check_same_data(federation: Federation, name: str) -> None:
