@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common import plan as plans
-from common.errors import DataError, InputError
+from common.errors import InputError
 
 if TYPE_CHECKING:
     from simulation.federation import Federation
@@ -137,7 +137,6 @@ def _carry_out(federation: Federation, *, resume: bool) -> None:
     from simulation.progress import teller
 
     check(federation)
-    _check_labels(federation)
     listen = teller(lambda line: click.echo(line, err=True), rounds=federation.plan.rounds.count)
     try:
         simulate(federation, resume=resume, listen=listen)
@@ -146,22 +145,6 @@ def _carry_out(federation: Federation, *, resume: bool) -> None:
             click.echo(f"what is known so far: fedglia report {federation.run_folder}", err=True)
         raise
     _tell_outcome(federation.run_folder)
-
-
-def _check_labels(federation: Federation) -> None:
-    """Refuse label maps that do not fit now, by case, and not in the middle of the first round."""
-    from common.data.cases import STRUCTURES
-    from common.data.intake import open_cohort
-    from common.data.transforms import expert_label
-
-    structures = STRUCTURES[federation.plan.task.kind]
-    for name, folder in federation.folders.items():
-        cohort = open_cohort(folder, name)
-        for case in cohort.labelled:
-            try:
-                expert_label(case, cohort, structures)
-            except DataError as error:
-                raise DataError(f"site {name}: {error}", code=error.code) from None
 
 
 def _tell_outcome(run: Path) -> None:
