@@ -17,12 +17,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from simulation.grid import GONE, HUB_NODE, RAISED, RUN_ID, TOO_LATE, LocalGrid, assume_identity
 from tests.simulation.echo import ECHO, RAISE, SLEEP, load_echo_app
+from tests.simulation.processes import left_of_group, needs_proc, wait_until_gone
 
 NODES = (HUB_NODE + 1, HUB_NODE + 2)
 CONFIGS = {node: {"name": f"site-{node}"} for node in NODES}
 PATIENCE_S = 30.0
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
 @pytest.fixture(params=[0, 2], ids=["in process", "two workers"])
@@ -71,22 +70,6 @@ def wait_for(note: Path, lines: int) -> list[list[str]]:
             return found
         time.sleep(0.02)
     raise AssertionError(f"{note} did not get {lines} lines")
-
-
-def exists(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until_gone(pids: list[int]) -> list[int]:
-    """Those of `pids` that still run after ten seconds."""
-    end = time.monotonic() + 10
-    while any(map(exists, pids)) and time.monotonic() < end:
-        time.sleep(0.05)
-    return [pid for pid in pids if exists(pid)]
 
 
 class TestContractWithFlower:
@@ -257,7 +240,7 @@ class TestWorkers:
         parent.wait(timeout=PATIENCE_S)
 
         assert wait_until_gone(pids) == []
-        assert [pid for pid in group(parent.pid) if exists(pid)] == []
+        assert left_of_group(parent.pid) == []
 
 
 BUSY = """
@@ -268,22 +251,3 @@ if __name__ == "__main__":
     with LocalGrid(CONFIGS, load_echo_app, workers=2) as grid:
         list(grid.send_and_receive([sleep(node, Path(sys.argv[1]), seconds=60) for node in NODES]))
 """
-
-
-def group(leader: int) -> list[int]:
-    """Processes of a group that are left ten seconds after its leader ended."""
-    end = time.monotonic() + 10
-    while True:
-        left = [
-            int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _group_of(stat) == leader
-        ]
-        if not left or time.monotonic() > end:
-            return left
-        time.sleep(0.1)
-
-
-def _group_of(stat: Path) -> int | None:
-    try:
-        return int(stat.read_text().rpartition(")")[2].split()[2])
-    except OSError:
-        return None
