@@ -140,6 +140,8 @@ def _carry_out(federation: Federation, *, resume: bool) -> None:
     listen = teller(lambda line: click.echo(line, err=True), rounds=federation.plan.rounds.count)
     try:
         simulate(federation, resume=resume, listen=listen)
+    except InputError:
+        raise
     except BaseException:
         if (federation.run_folder / "summary.json").is_file():
             click.echo(f"what is known so far: fedglia report {federation.run_folder}", err=True)
