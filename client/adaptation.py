@@ -102,7 +102,7 @@ def describe(site: Site, plan: Plan) -> Numbers:
             "val": len({c.patient for c in split.val}),
             "test": len({c.patient for c in split.test}),
         },
-        "notes": [*cohort.notes, *split.notes],
+        "notes": list(split.notes),
     }
 
 

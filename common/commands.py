@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +94,9 @@ def plan_hash(name_or_file: str) -> None:
 @click.argument("source", metavar="IN", type=FOLDER)
 @click.argument("target", metavar="OUT", type=FOLDER)
 @click.option("--model", required=True, help="A model file, or the name of a shipped one (glioma).")
-@click.option("--flips", is_flag=True, help="Average with the mirrored scan: twice the time, a little better.")
+@click.option(
+    "--flips", is_flag=True, help="Average with the mirrored scan: twice the time, a little better."
+)
 def predict(source: Path, target: Path, model: str, flips: bool) -> None:
     """Segment a case folder, or each case in a folder, into label maps in the scan's own grid.
 
@@ -110,12 +111,12 @@ def predict(source: Path, target: Path, model: str, flips: bool) -> None:
 
     _check_outside(source, target)
     opened = open_model(find_model(model))
-    cohort = open_cohort(source.absolute())
+    cohort = open_cohort(source.absolute(), labels=False)
     target.mkdir(parents=True, exist_ok=True)
     refused = 0
     for case in _counted(cohort):
         try:
-            prepared = prepare(replace(case, label=None), cohort, opened.preparation)
+            prepared = prepare(case, cohort, opened.preparation)
             found = predict_labels(opened.network, prepared, flips=flips)
         except DataError as error:
             refused += 1
@@ -133,7 +134,9 @@ def predict(source: Path, target: Path, model: str, flips: bool) -> None:
 @click.argument("model")
 @click.argument("folder", type=FOLDER)
 @click.option("--degrade", help="Make the scans look like another scanner's first: ssa-1.5T, ultra-low.")
-@click.option("--flips", is_flag=True, help="Average with the mirrored scan: twice the time, a little better.")
+@click.option(
+    "--flips", is_flag=True, help="Average with the mirrored scan: twice the time, a little better."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 def evaluate(model: str, folder: Path, degrade: str | None, flips: bool, as_json: bool) -> None:
     """Compare MODEL's label maps with the expert's in FOLDER: Dice and HD95 of each region, case by case.

@@ -106,7 +106,10 @@ def check(federation: Federation) -> None:
         else:
             _check_known(part.phantom, tuple(SITES), f"site '{name}': there is no phantom '{part.phantom}'")
     if federation.engine == "flower" and importlib.util.find_spec("ray") is None:
-        raise InputError("--engine flower needs Ray: install it with pip install 'fedglia[flower-engine]'")
+        raise InputError(
+            "--engine flower needs Ray, which is not installed here: "
+            "pip install -c constraints.txt -e '.[flower-engine]'"
+        )
 
 
 def simulate(federation: Federation, *, resume: bool, listen: Listener) -> None:

@@ -32,7 +32,7 @@ class Finding:
     text: str
 
 
-def open_cohort(folder: Path, name: str | None = None) -> Cohort:
+def open_cohort(folder: Path, name: str | None = None, *, labels: bool = True) -> Cohort:
     """The cases of a folder, whatever its layout, with what its `cohort.toml` declares.
 
     A single case's folder is a cohort of one. A label map that is not declared is inferred from the codes in
@@ -41,11 +41,15 @@ def open_cohort(folder: Path, name: str | None = None) -> Cohort:
     Args:
         folder: a BraTS or Decathlon folder, or one of `<case>-img`, `<case>-seg` pairs.
         name: the cohort's name; else the declared one, else the folder's.
+        labels: False leaves expert labels out, unread: what is wrong with them does not matter then.
 
     Raises:
         DataError: no such folder, no case in it, an unusable `cohort.toml`, or labels that fit no map.
     """
-    return _with_label_map(_declared_cohort(folder, name))
+    cohort = _declared_cohort(folder, name)
+    if not labels:
+        return replace(cohort, cases=tuple(replace(case, label=None) for case in cohort.cases))
+    return _with_label_map(cohort)
 
 
 def check(path: Path) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""What the round engine costs beside the training: `make bench` prints it, each figure from this one run.
+"""What the round engine costs beside the training.
 
 No site trains here; what is timed is packing, the trip through the grid, the gate, the spool, the fold
 and the checkpoint, for a model of two million parameters. Ratios hold better than seconds on a busy machine.
@@ -132,8 +132,7 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@click.command()
-def main() -> None:
+def report() -> None:
     """Print what a round costs beside training, for few and for many sites, beside Flower's own FedAvg."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     click.echo(f"{PARAMETERS:,} parameters, {ROUNDS} rounds, in process, no training; medians")
@@ -145,7 +144,3 @@ def main() -> None:
             f"{sites:>6}{seconds:>10.3f} s{grown:>+12.0f} MiB{theirs:>16.3f} s{seconds / theirs:>8.2f}"
         )
     click.echo("Flower's figure leaves out what ours includes: gate, spool on disk, checkpoint, events.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,6 @@
+"""Run every benchmark: `python -m simulation.bench`."""
+
+from simulation.bench import learning, rounds
+
+rounds.report()
+learning.report()
