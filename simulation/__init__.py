@@ -1,6 +1,6 @@
 """The researcher: many sites on one machine.
 
-grid        an in-process Flower Grid            federation   cohorts + plan -> run
-demo, degradation and phantom sites by plan      report       summary.json -> report.html
-cli         fedglia simulate | demo | phantom | report
+federation  cohorts + plan -> run directory    grid      an in-process Flower Grid, sites in processes
+progress    a run's events on a terminal       report    RUN/report.html: tables, charts, overlays, findings
+bench/      what things cost                   cli       fedglia demo | simulate | phantom | report
 """
