@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from common.checkpoint import load, save
+from common.files import sweep_drafts
 
 _FILE = re.compile(r"^round-(\d{4,})\.safetensors$")
 
@@ -26,8 +27,9 @@ class SiteState:
     def before(self, round_number: int) -> dict[str, Tensor]:
         """State to start a round from: that of the latest round before it; empty at the start.
 
-        Forgets what no round can ask for any more.
+        Forgets what no round can ask for any more, and drafts that a kill left.
         """
+        sweep_drafts(self.folder)
         known = sorted(number for number in self._rounds() if number < round_number)
         for number in known[:-1]:
             self._file(number).unlink()

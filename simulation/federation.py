@@ -31,6 +31,7 @@ from common.data.phantom.writer import write_cohort
 from common.data.splits import split_by_patient
 from common.data.transforms import expert_label
 from common.errors import InputError, SiteError
+from common.files import sweep_drafts
 from common.plan import Plan
 from common.seeds import derive
 from server import app as hub
@@ -211,6 +212,8 @@ def _keep_start_file(federation: Federation) -> None:
 
 def _prepare_sites(federation: Federation) -> None:
     """Site folders, and phantom cohorts where no folder was given; what is there from before is kept."""
+    for folder in federation.sites_folder.glob("**/"):
+        sweep_drafts(folder)
     missing = []
     for name in federation.plan.site_names:
         data = federation.data_folder(name)

@@ -81,11 +81,12 @@ def test_a_kill_between_training_and_keeping_changes_nothing(state: SiteState) -
     assert value(state.before(2)) == 1
 
 
-def test_a_draft_that_a_kill_left_is_no_state(state: SiteState) -> None:
+def test_a_draft_that_a_kill_left_is_no_state_and_is_swept(state: SiteState) -> None:
     play(state, 1)
     (state.folder / ".round-0002.safetensors.12ab.tmp").touch()
 
     assert value(state.before(3)) == 1
+    assert kept(state) == ["round-0001.safetensors"]
 
 
 def test_rounds_beyond_four_digits_are_in_order(state: SiteState) -> None:
