@@ -99,7 +99,8 @@ def pretrain(
         seed: fixes weights, cases and patches.
         threads: of this process; part of what fixes the result.
         checkpoint_every: steps between drafts.
-        workers: processes that make cases; 0 makes them in this one. No influence on the result.
+        workers: processes that make cases, without influence on the result; 0 makes them in this one, where
+            NumPy's own threads may change the last bits.
         say: told what is going on, a line at a time.
 
     Raises:
