@@ -51,12 +51,12 @@ def main(grid: Grid, context: Context) -> None:
             carry_out(grid, run, roster)
         except KeyboardInterrupt:
             with suppress(FedGliaError):
-                _end(run, roster, "stopped")
+                _sum_up(run, roster, "stopped")
             raise
         except Exception as error:
             # On a full disk these fail too, and must not hide why.
             with suppress(FedGliaError):
-                _end(run, roster, "failed")
+                _sum_up(run, roster, "failed")
                 run.event("run failed", error=type(error).__name__, detail=str(error))
             raise
 
@@ -68,6 +68,7 @@ def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
     run.point("last", model.round_number)  # a kill may have come between a round's end and this
     words = Instruction(run.identity, run.plan.as_toml(), 0, start.digest, start.new_head)
     run.event("run opened", plan=run.plan.sha256, round=model.round_number, of=run.plan.rounds.count)
+    _sum_up(run, roster, "running")
     meet(grid, run, words, roster, deadline_s=min(MEET_DEADLINE_S, run.plan.rounds.deadline_s))
     _hand_out(grid, run, roster, start, words)
     first = GlobalModel(dict(start.tensors), model.layout, {}).message(words)
@@ -78,14 +79,14 @@ def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
             _hand_out(grid, run, roster, start, words)
         model = run_round(grid, run, roster, model, words)
         run.point("last", model.round_number)
-        _end(run, roster, "running")
+        _sum_up(run, roster, "running")
     last = model.message(replace(words, round_number=model.round_number))
     stages.run_stage(grid, run, roster, stages.BEFORE, first)  # of those who joined later
     stages.run_stage(grid, run, roster, stages.FEDERATED, last)
     stages.run_stage(grid, run, roster, stages.ADAPTED, last)
     if run.plan.evaluation.local_only:
         stages.run_stage(grid, run, roster, stages.LOCAL_ONLY, first)
-    summary = _end(run, roster, "completed")
+    summary = _sum_up(run, roster, "completed")
     title = _release(run, start, model, summary)
     run.event("run completed", round=model.round_number, release=title)
 
@@ -152,7 +153,7 @@ def _release(run: Run, start: Start, model: GlobalModel, summary: Mapping[str, A
     return title
 
 
-def _end(run: Run, roster: Roster, status: Status) -> dict[str, Any]:
+def _sum_up(run: Run, roster: Roster, status: Status) -> dict[str, Any]:
     """Write the summary and name the best checkpoint; both can be made again at any time."""
     summary = write_summary(run, roster, status=status, engine=os.environ.get(ENGINE_VARIABLE, "deployed"))
     best = best_round(summary["validation"])
