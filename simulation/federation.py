@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -37,7 +36,9 @@ from common.seeds import derive
 from server import app as hub
 from server.run import Listener, check_free, create, exclusive
 from server.start import GIVEN_FILE, starting_model
-from simulation.grid import HUB_NODE, RUN_ID, LocalGrid, end_with_parent
+from simulation.grid import HUB_NODE, RUN_ID, LocalGrid
+from simulation.workers import context as worker_context
+from simulation.workers import end_with_parent
 
 Engine = Literal["local", "flower"]
 
@@ -224,9 +225,7 @@ def _prepare_sites(federation: Federation) -> None:
             missing.append((data, federation.plan, name))
     workers = min(len(missing), _cores())
     if workers > 1:
-        # Forked from a clean process that loads everything once, also for the grid's workers.
-        method = multiprocessing.get_context("forkserver")
-        method.set_forkserver_preload([__name__, "simulation.site_app"])
+        method = worker_context(__name__, "simulation.site_app")  # the second for the grid's workers
         with ProcessPoolExecutor(workers, mp_context=method, initializer=end_with_parent) as pool:
             list(pool.map(_write_phantom, *zip(*missing, strict=True)))
     else:

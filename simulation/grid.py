@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any, cast
 from uuid import uuid4
 
@@ -31,6 +27,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from simulation.workers import Serve, Worker, end_worker, start_worker
 
 RUN_ID = 1
 HUB_NODE = 1
@@ -69,9 +67,10 @@ class _Job:
 
 
 @dataclass
-class _Worker:
-    process: multiprocessing.process.BaseProcess
-    pipe: Connection
+class _Desk:
+    """Where a worker sits, and the job that it has at the moment."""
+
+    worker: Worker
     job: _Job | None = None
 
 
@@ -118,10 +117,10 @@ class LocalGrid(Grid):
         self._queue = _Queue()
         self._replies: dict[str, Message] = {}
         self._in_process = workers == 0
-        self._workers: list[_Worker] = []
+        self._desks: list[_Desk] = []
         self._run = Run.create_empty(RUN_ID)
         for _ in range(workers):
-            self._workers.append(self._start_worker())
+            self._desks.append(_Desk(self._start_worker()))
 
     def __enter__(self) -> LocalGrid:
         return self
@@ -131,9 +130,9 @@ class LocalGrid(Grid):
 
     def close(self) -> None:
         """End the worker processes, whatever they are doing."""
-        for worker in self._workers:
-            _end(worker)
-        self._workers = []
+        for desk in self._desks:
+            end_worker(desk.worker)
+        self._desks = []
 
     def set_run(self, run: Run) -> None:
         """Flower's interface; a local grid has one run for its whole life."""
@@ -212,85 +211,55 @@ class LocalGrid(Grid):
         self._replies[reply.metadata.reply_to_message_id] = reply
 
     def _dispatch(self) -> None:
-        for index in range(len(self._workers)):
-            if self._workers[index].job is None and (job := self._queue.take()) is not None:
-                self._give(index, job)
+        for desk in self._desks:
+            if desk.job is None and (job := self._queue.take()) is not None:
+                self._give(desk, job)
 
-    def _give(self, index: int, job: _Job) -> None:
+    def _give(self, desk: _Desk, job: _Job) -> None:
         """Hand a job to an idle worker; one that died while it was idle is replaced first."""
-        if self._workers[index].pipe.poll():  # it has nothing to say, so this is the end of the pipe
-            self._replace(index)
-        worker = self._workers[index]
+        if desk.worker.ended:
+            self._replace(desk)
         self._queue.busy.add(job.node)
-        worker.job = job
+        desk.job = job
         try:
-            worker.pipe.send((job.message, dict(self._configs[job.node])))
+            desk.worker.pipe.send((job.message, dict(self._configs[job.node])))
         except OSError:
-            self._give_up(index, GONE)
+            self._give_up(desk, job, GONE)
 
     def _collect(self) -> None:
-        ready = wait([worker.pipe for worker in self._workers if worker.job is not None], timeout=0)
-        for index, worker in enumerate(self._workers):
-            if worker.pipe in ready:
-                self._receive(index)
-            elif worker.job is not None and worker.job.expired:
-                self._give_up(index, TOO_LATE)
+        busy = [(desk, desk.job) for desk in self._desks if desk.job is not None]
+        ready = wait([desk.worker.pipe for desk, _ in busy], timeout=0)
+        for desk, job in busy:
+            if desk.worker.pipe in ready:
+                self._receive(desk, job)
+            elif job.expired:
+                self._give_up(desk, job, TOO_LATE)
         self._dispatch()
 
-    def _receive(self, index: int) -> None:
-        worker = self._workers[index]
+    def _receive(self, desk: _Desk, job: _Job) -> None:
         try:
-            reply = cast(Message, worker.pipe.recv())
+            reply = cast(Message, desk.worker.pipe.recv())
         except (EOFError, OSError):
-            self._give_up(index, GONE)
-            return
-        self._free(worker)
+            self._give_up(desk, job, GONE)
+        else:
+            self._finish(desk, job, reply)
+
+    def _give_up(self, desk: _Desk, job: _Job, code: int) -> None:
+        """Answer for a worker that died or whose message is too old, and start another in its place."""
+        self._replace(desk)
+        self._finish(desk, job, job.failed(code))
+
+    def _finish(self, desk: _Desk, job: _Job, reply: Message) -> None:
+        self._queue.busy.discard(job.node)
+        desk.job = None
         self._keep(reply)
 
-    def _give_up(self, index: int, code: int) -> None:
-        """Answer for a worker that died or whose message is too old, and start another in its place."""
-        worker = self._workers[index]
-        if worker.job is not None:
-            self._keep(worker.job.failed(code))
-        self._free(worker)
-        self._replace(index)
+    def _replace(self, desk: _Desk) -> None:
+        end_worker(desk.worker)
+        desk.worker = self._start_worker()
 
-    def _replace(self, index: int) -> None:
-        _end(self._workers[index])
-        self._workers[index] = self._start_worker()
-
-    def _free(self, worker: _Worker) -> None:
-        if worker.job is not None:
-            self._queue.busy.discard(worker.job.node)
-        worker.job = None
-
-    def _start_worker(self) -> _Worker:
-        method = multiprocessing.get_context("forkserver")
-        method.set_forkserver_preload([self._load_app.__module__])
-        mine, theirs = method.Pipe()
-        process = method.Process(target=_serve, args=(theirs, self._load_app), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, mine)
-
-
-def end_with_parent() -> None:
-    """Make this worker process end when the one that started it does, however that ends."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _end(worker: _Worker) -> None:
-    worker.pipe.close()
-    worker.process.kill()
-    worker.process.join()
-    worker.process.close()
+    def _start_worker(self) -> Worker:
+        return start_worker(_LoadSites(self._load_app), module=self._load_app.__module__)
 
 
 def _run_site(app: ClientApp, message: Message, node_config: Mapping[str, str]) -> Message:
@@ -307,14 +276,12 @@ def _run_site(app: ClientApp, message: Message, node_config: Mapping[str, str]) 
         assume_identity(HUB_NODE)
 
 
-def _serve(pipe: Connection, load_app: LoadApp) -> None:
-    """A worker's life: take a message, run the site, answer; end with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    end_with_parent()
-    app = load_app()
-    while True:
-        try:
-            message, node_config = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_run_site(app, message, node_config))
+@dataclass(frozen=True)
+class _LoadSites:
+    """Gives a worker what answers its messages; a class, as it travels to the worker."""
+
+    load_app: LoadApp
+
+    def __call__(self) -> Serve:
+        app = self.load_app()
+        return lambda question: _run_site(app, *question)

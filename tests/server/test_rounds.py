@@ -69,8 +69,16 @@ def play(grid: LocalGrid, tmp_path: Path, plan: Plan, *, rounds: int = 1) -> Glo
         meet(grid, run, words_of(run), roster, deadline_s=30)
         model = first_model()
         for _ in range(rounds):
+            wake_up(grid, run, roster)
             model = run_round(grid, run, roster, model, words_of(run))
     return model
+
+
+def wake_up(grid: LocalGrid, run: Run, roster: Roster) -> None:
+    """Wait until workers that were started in place of dead ones have loaded their app."""
+    question = RecordDict({wire.INSTRUCTION: words_of(run).record()})
+    questions = dict.fromkeys(roster.nodes, question)
+    assert len(list(ask(grid, roster.nodes, questions, wire.HELLO, deadline_s=60))) == len(SITES)
 
 
 def records(tmp_path: Path) -> list[dict[str, Any]]:
@@ -220,7 +228,7 @@ class TestBadReplies:
     def test_a_silent_worker_is_named_and_comes_back(
         self, tmp_path: Path, behaviour: str, expected: tuple[str, str]
     ) -> None:
-        plan = plan_of(rounds__deadline_s=1.5)
+        plan = plan_of(rounds__deadline_s=2.0)
         with stub_grid(StubSites({BAD: behaviour}, rounds=(1,)), workers=2) as grid:
             play(grid, tmp_path, plan, rounds=2)
         first, second = records(tmp_path)

@@ -119,7 +119,7 @@ class TestCheck:
     def test_flowers_engine_without_ray(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
-        assert "fedglia[flower-engine]" in self.refusal(tmp_path, InputError, engine="flower")
+        assert "needs Ray" in self.refusal(tmp_path, InputError, engine="flower")
 
     def test_a_run_goes_on_with_the_scans_that_it_began_with(
         self, finished: Path, tiny_cohorts: dict[str, Path]
