@@ -11,9 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,19 +24,15 @@ from common.data.cases import STRUCTURES
 from common.data.intake import open_cohort
 from common.data.phantom.acquisition import DEGRADATIONS
 from common.data.phantom.sites import SITES
-from common.data.phantom.writer import write_cohort
 from common.data.splits import split_by_patient
 from common.data.transforms import expert_label
 from common.errors import InputError, SiteError
-from common.files import sweep_drafts
 from common.plan import Plan
-from common.seeds import derive
 from server import app as hub
 from server.run import Listener, check_free, create, exclusive
 from server.start import GIVEN_FILE, starting_model
 from simulation.grid import HUB_NODE, RUN_ID, LocalGrid
-from simulation.workers import context as worker_context
-from simulation.workers import end_with_parent
+from simulation.preparation import cores, prepare
 
 Engine = Literal["local", "flower"]
 
@@ -126,10 +120,9 @@ def simulate(federation: Federation, *, resume: bool, listen: Listener) -> None:
     federation.run_folder.mkdir(parents=True, exist_ok=True)
     with exclusive(federation.run_folder / "lock", what=f"run {federation.run_folder.name}"):
         create(federation.run_folder, federation.plan, resume=resume)
-        _keep_start_file(federation)
-        listen({"event": "preparing cohorts", "sites": list(federation.plan.site_names)})
-        _prepare_sites(federation)
         with _environment(federation), _heard_by(listen):
+            listen({"event": "preparing cohorts", "sites": list(federation.plan.site_names)})
+            prepare(federation)
             if federation.engine == "flower":
                 _run_on_flower(federation.plan)
             else:
@@ -144,7 +137,7 @@ def _run_here(federation: Federation) -> None:
         HUB_NODE + 1 + number: {"site-dir": str(federation.sites_folder / name)}
         for number, name in enumerate(names)
     }
-    at_once = _cores() // federation.plan.threads
+    at_once = cores() // federation.plan.threads
     workers = min(len(names), federation.workers if federation.workers is not None else at_once)
     with LocalGrid(configs, load_client_app, workers=workers if workers > 1 else 0) as grid:
         hub.app(grid, Context(RUN_ID, HUB_NODE, cast(Any, {}), RecordDict(), cast(Any, {})))
@@ -161,11 +154,6 @@ def _run_on_flower(plan: Plan) -> None:
         num_supernodes=len(plan.sites),
         backend_config={"client_resources": {"num_cpus": plan.threads, "num_gpus": 0.0}},
     )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_known(name: str, known: tuple[str, ...], complaint: str) -> None:
@@ -201,55 +189,6 @@ def _check_same_data(federation: Federation, name: str) -> None:
             f"site '{name}': run {federation.run_folder.name} was started with other cases or another "
             "degradation of them; give the same --site and --degrade, or name a new folder"
         )
-
-
-def _keep_start_file(federation: Federation) -> None:
-    target = federation.run_folder / GIVEN_FILE
-    if federation.start_file is not None and not target.is_file():
-        draft = target.with_suffix(".tmp")
-        shutil.copyfile(federation.start_file, draft)
-        draft.replace(target)
-
-
-def _prepare_sites(federation: Federation) -> None:
-    """Site folders, and phantom cohorts where no folder was given; what is there from before is kept."""
-    for folder in federation.sites_folder.glob("**/"):
-        sweep_drafts(folder)
-    missing = []
-    for name in federation.plan.site_names:
-        data = federation.data_folder(name)
-        client_site.create(
-            federation.sites_folder / name, name=name, data=data, degrade=federation.degrade.get(name)
-        )
-        if name not in federation.folders and not data.is_dir():
-            missing.append((data, federation.plan, name))
-    workers = min(len(missing), _cores())
-    if workers > 1:
-        method = worker_context(__name__, "simulation.site_app")  # the second for the grid's workers
-        with ProcessPoolExecutor(workers, mp_context=method, initializer=end_with_parent) as pool:
-            list(pool.map(_write_phantom, *zip(*missing, strict=True)))
-    else:
-        for job in missing:
-            _write_phantom(*job)
-
-
-def _write_phantom(folder: Path, plan: Plan, name: str) -> None:
-    """Write a phantom cohort beside its place, then move it there, so that a kill leaves none half made."""
-    site = plan.sites[name]
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    seed = derive(plan.seed, "phantom", name)
-    healthy = plan.task.kind == "tissue"
-    write_cohort(
-        draft,
-        site=str(site.phantom),
-        cases=site.cases,
-        seed=seed,
-        spacing_mm=plan.task.spacing_mm,
-        healthy=healthy,
-    )
-    draft.rename(folder)
 
 
 @contextmanager
