@@ -51,11 +51,11 @@ class Recipe:
     spacing_mm: float
     patch: int = 48
     batch_size: int = 2
-    tumour_share: float = 0.6
-    average: float = 0.995
+    tumour_share: float = 0.4
+    average: float = 0.998
 
 
-_SETTINGS = Settings(optimiser="adamw", learning_rate=4e-3, weight_decay=1e-2, warmup_steps=50)
+_SETTINGS = Settings(optimiser="adamw", learning_rate=6e-3, weight_decay=1e-2, warmup_steps=50)
 
 RECIPES: Mapping[str, Recipe] = {
     "tissue": Recipe(
@@ -67,10 +67,10 @@ RECIPES: Mapping[str, Recipe] = {
         tumour_share=0.0,
     ),
     "glioma": Recipe(
-        steps=6000,
+        steps=8000,
         stream=Stream(spacing_mm=(2.0, 3.2)),
         settings=_SETTINGS,
-        augmentation=Augmentation(missing=0.08),
+        augmentation=Augmentation(gain=0.2, shift=0.2, gamma=0.3, noise=0.2, coarse=0.2, missing=0.08),
         spacing_mm=2.0,
     ),
 }

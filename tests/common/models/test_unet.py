@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.checkpoint import load
 from common.errors import InputError
 from common.models.unet import (
     PRESETS,
@@ -103,6 +106,27 @@ def test_fold_puts_each_block_into_channels() -> None:
 
     assert fold(x, 2).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert fold(x, 2).shape == (1, 8, 1, 1, 1)
+
+
+@pytest.mark.parametrize("preset", ["nano", "base"])
+def test_a_fresh_network_says_background_and_the_voxels_of_a_block_alike(preset: str) -> None:
+    model = build_unet(preset, in_channels=4, classes=4, seed=0)
+    logits = model(torch.randn(1, 4, 16, 16, 16, generator=torch.Generator().manual_seed(0)))
+    side = find_preset(preset).fold
+    corners = logits[:, :, ::side, ::side, ::side]
+
+    assert (logits.argmax(dim=1) == 0).float().mean() > 0.9
+    assert torch.allclose(logits[:, :, side - 1 :: side, ::side, ::side], corners, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["healthy", "glioma"])
+def test_shipped_models_fit_their_network_and_are_small(name: str) -> None:
+    path = Path(str(resources.files("common.models") / "shipped" / f"{name}.safetensors"))
+    checkpoint = load(path)
+    model = build_unet("nano", in_channels=4, classes=checkpoint.provenance["classes"], seed=0)
+    model.load_state_dict(checkpoint.tensors)
+
+    assert path.stat().st_size < 1.95e6
 
 
 def test_softmax_probabilities_sum_to_one() -> None:
