@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from common.checkpoint import load
 from common.errors import CheckpointError, DataError, FedGliaError, InputError, LockedError, SiteError
-from server.run import Event, exclusive
+from common.plan import Plan
+from server.run import Event, create, exclusive
+from server.start import file_hash
 from simulation.federation import Federation, check, simulate
 from tests.simulation.conftest import Play, tiny_plan
 
@@ -149,6 +152,63 @@ class TestCheck:
             pytest.raises(LockedError, match="run run: another process is writing it"),
         ):
             simulate(federation, resume=True, listen=print)
+
+
+class TestPreparation:
+    @pytest.fixture(autouse=True)
+    def one_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Phantoms are then made in this process."""
+        monkeypatch.setattr("simulation.preparation.cores", lambda: 1)
+
+    def test_phantoms_are_made_where_no_folder_is_given_and_only_once(self, tmp_path: Path) -> None:
+        """Interrupted as soon as they are there; a half-made cohort of an earlier kill is made anew."""
+        draft = tmp_path / "run" / "cohorts" / ".ssa.draft"
+        federation = Federation(phantom_plan(), tmp_path / "run", workers=1)
+        create(federation.run_folder, federation.plan, resume=False)
+        draft.mkdir(parents=True)
+        (draft / "half").touch()
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                simulate(federation, resume=True, listen=stop_at("run opened"))
+            cohorts = tmp_path / "run" / "cohorts"
+            made = {path.name: sorted(case.name for case in path.iterdir()) for path in cohorts.iterdir()}
+            times = {path: path.stat().st_mtime_ns for path in cohorts.rglob("*")}
+
+            assert made == {
+                "adult-a": ["BraTS-ADULTA-00001-000", "BraTS-ADULTA-00002-000", "cohort.toml"],
+                "ssa": ["BraTS-SSA-00001-000", "BraTS-SSA-00002-000", "cohort.toml"],
+            }
+        assert {path: path.stat().st_mtime_ns for path in cohorts.rglob("*")} == times
+
+    def test_the_first_model_of_a_run_is_kept_with_it(self, tmp_path: Path, finished: Path) -> None:
+        """So that a resumed run does not need the file that was given."""
+        given = finished / "checkpoints" / "round-0001.safetensors"
+        plan = phantom_plan().override({"model.start": f"sha256:{file_hash(given)}"})
+        federation = Federation(plan, tmp_path / "run", start_file=given, workers=1)
+        check(federation)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(federation, resume=False, listen=stop_at("run opened"))
+
+        check(replace(federation, start_file=None))
+        first = load(tmp_path / "run" / "checkpoints" / "round-0000.safetensors")
+        assert first.provenance["new_head"] is False
+        assert all(torch.equal(value, first.tensors[name]) for name, value in load(given).tensors.items())
+
+
+def phantom_plan() -> Plan:
+    return tiny_plan(
+        sites={"adult-a": {"phantom": "adult-a", "cases": 2}, "ssa": {"phantom": "ssa", "cases": 2}}
+    )
+
+
+def stop_at(kind: str) -> Callable[[Event], None]:
+    """A listener that stops the run at the first event of a kind, as Ctrl-C would."""
+
+    def listen(event: Event) -> None:
+        if event["event"] == kind:
+            raise KeyboardInterrupt
+
+    return listen
 
 
 class TestRun:

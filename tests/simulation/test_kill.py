@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from common.checkpoint import load
+from server.run import exclusive
 from tests.simulation.processes import left_of_group, needs_proc
 
 pytestmark = [pytest.mark.slow, needs_proc]
@@ -256,3 +257,23 @@ def test_a_second_process_on_a_run_is_refused_in_words(bed: Bed, tmp_path: Path)
     )
     _, said = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0, said
+
+
+def test_phantoms_in_the_making_end_with_their_run(tmp_path: Path) -> None:
+    """Only the parent is killed: its workers must neither go on nor keep the run locked."""
+    plan = tmp_path / "phantoms.toml"
+    sites = '[sites.adult-a]\nphantom = "adult-a"\ncases = 50\n[sites.ssa]\nphantom = "ssa"\ncases = 50\n'
+    plan.write_text(PLAN.partition("[sites")[0] + sites)
+    run = tmp_path / "run"
+    command = [*FEDGLIA, "simulate", str(plan), "--out", str(run)]
+    parent = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + PATIENCE_S
+    while not list(run.glob("cohorts/.*.draft/BraTS-*")) and time.monotonic() < end:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+
+    assert left_of_group(parent.pid) == []
+    assert not list(run.glob("cohorts/[!.]*"))
+    with exclusive(run / "lock", what="run"):
+        pass
