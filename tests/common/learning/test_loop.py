@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from common.data.sampling import Batch
 from common.errors import InputError, RunError
 from common.learning.finetuning import trainable_names
 from common.learning.loop import Settings, Trained, learning_rate, proximal, resolve_precision, train
-from common.models.unet import UNet, build_unet
+from common.models.unet import PRESETS, UNet, build_unet
 
 
 def draw(step: int) -> Batch:
@@ -60,6 +61,19 @@ def test_a_split_run_equals_the_unsplit_one_bit_for_bit(optimiser: str, precisio
     assert first.losses + second.losses == unsplit.losses
     assert equal(dict(split.state_dict()), dict(whole.state_dict()))
     assert equal(second.optimiser_state, unsplit.optimiser_state)
+
+
+@pytest.mark.parametrize("loss", ["paper", "public-code"])
+def test_the_published_backbone_trains_with_the_published_losses(loss: str) -> None:
+    narrow = replace(PRESETS["ren2024"], widths=(4, 6, 8, 12, 16, 24, 32))
+    model = UNet(narrow, in_channels=1, classes=3)
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 4, (1, 64, 64, 128), generator=generator)
+    batch = Batch(label[:, None].float(), label)
+    names = trainable_names(model, "all", new_head=True)
+    trained = train(model, lambda step: batch, Settings(loss=loss), total_steps=3, names=names)
+
+    assert trained.losses[2] < trained.losses[0]
 
 
 def test_only_named_parameters_change() -> None:
