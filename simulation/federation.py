@@ -124,7 +124,9 @@ def simulate(federation: Federation, *, resume: bool, listen: Listener) -> None:
             listen({"event": "preparing cohorts", "sites": list(federation.plan.site_names)})
             prepare(federation)
             if federation.engine == "flower":
-                _run_on_flower(federation.plan)
+                from simulation.flower_engine import run_on_flower
+
+                run_on_flower(federation.plan)
             else:
                 _run_here(federation)
 
@@ -141,19 +143,6 @@ def _run_here(federation: Federation) -> None:
     workers = min(len(names), federation.workers if federation.workers is not None else at_once)
     with LocalGrid(configs, load_client_app, workers=workers if workers > 1 else 0) as grid:
         hub.app(grid, Context(RUN_ID, HUB_NODE, cast(Any, {}), RecordDict(), cast(Any, {})))
-
-
-def _run_on_flower(plan: Plan) -> None:
-    from flwr.simulation import run_simulation
-
-    from client.app import app
-
-    run_simulation(
-        server_app=hub.app,
-        client_app=app,
-        num_supernodes=len(plan.sites),
-        backend_config={"client_resources": {"num_cpus": plan.threads, "num_gpus": 0.0}},
-    )
 
 
 def _check_known(name: str, known: tuple[str, ...], complaint: str) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from common.checkpoint import load
 from common.errors import QuorumError
 from simulation.federation import Federation, check, simulate
 from tests.simulation.conftest import tiny_plan
+from tests.simulation.processes import left_of_group, needs_proc
 from tests.simulation.test_federation import scores
 
 pytestmark = [
@@ -55,3 +61,27 @@ def test_a_run_that_fails_there_fails_in_the_same_words(
 
     with pytest.raises(QuorumError, match="missing: ssa"):
         simulate(federation, resume=False, listen=lambda event: None)
+
+
+@needs_proc
+def test_ctrl_c_ends_it_soon_and_leaves_no_process(tmp_path: Path, tiny_cohorts: dict[str, Path]) -> None:
+    """The hub is in a thread there, which no signal reaches."""
+    plan, run = tmp_path / "tiny.toml", tmp_path / "run"
+    plan.write_text(tiny_plan(rounds__count=100).as_toml())
+    sites = [word for name, folder in tiny_cohorts.items() for word in ("--site", f"{name}={folder}")]
+    command = ["simulate", str(plan), "--out", str(run), "--engine", "flower", *sites]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from common.cli import main; main()", *command],
+        cwd=Path(__file__).resolve().parents[2],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 120
+    while not (run / "rounds").is_dir() and time.monotonic() < end:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+
+    assert process.wait(timeout=30) == 130
+    assert left_of_group(process.pid) == []
+    assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
