@@ -71,7 +71,7 @@ RECIPES: Mapping[str, Recipe] = {
         stream=Stream(spacing_mm=(2.0, 3.2)),
         settings=_SETTINGS,
         augmentation=Augmentation(gain=0.2, shift=0.2, gamma=0.3, noise=0.2, coarse=0.2, missing=0.08),
-        spacing_mm=2.0,
+        spacing_mm=2.5,
     ),
 }
 """Task -> recipe."""
