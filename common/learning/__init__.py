@@ -5,5 +5,8 @@ loop.py          the training loop, the FedProx penalty, optimiser state as name
 finetuning.py    which parameters an adaptation trains
 augmentation.py  random changes of a batch, seeded per step
 inference.py     scan -> probabilities -> label map in the scan's own grid
-pretraining.py   the first global model, from phantom cases made on the fly
+evaluation.py    a case judged: the model's label map against the expert's
+phantoms.py      phantom cases made ahead in another process
+pretraining.py   the first global model, from those cases
+released.py      a model file ready for use
 """
