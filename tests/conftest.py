@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# As the command does: NumPy's own threads wait for each other where test processes fill the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import numpy as np
