@@ -163,7 +163,7 @@ def evaluate(model: str, folder: Path, degrade: str | None, flips: bool, as_json
     "--steps", type=click.IntRange(min=1), help="Training steps; the task's own number if not given."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 def pretrain(out: Path, task: str, preset: str, steps: int | None, seed: int, threads: int) -> None:
     """Make a first global model from phantoms alone, without a patient in it.
 

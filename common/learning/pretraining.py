@@ -84,7 +84,7 @@ def pretrain(
     preset: str = "nano",
     steps: int | None = None,
     seed: int = 1,
-    threads: int = 2,
+    threads: int = 1,
     checkpoint_every: int = 500,
     workers: int = 1,
     say: Say = lambda line: None,
