@@ -30,7 +30,7 @@ class Worker:
     @property
     def ended(self) -> bool:
         """Of a worker that owes no answer: whether its process is gone."""
-        return self.pipe.poll()
+        return self.pipe.poll() or not self.process.is_alive()
 
 
 def context(*modules: str) -> ForkServerContext:

@@ -153,7 +153,8 @@ def _compare_with_monai(prediction: Mask, label: Mask, spacing: tuple[float, ...
     ours = one(prediction, label, spacing)
     a, b = (torch.from_numpy(mask)[None, None].float() for mask in (prediction, label))
     theirs = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=list(spacing))
-    assert ours.hd95_mm == pytest.approx(float(theirs), rel=1e-5, abs=1e-5)
+    # MONAI interpolates the percentile in float32: 0.7499886 where 0.75 is exact.
+    assert ours.hd95_mm == pytest.approx(float(theirs), rel=1e-4, abs=1e-4)
     pooled = compute_average_surface_distance(
         a, b, include_background=True, symmetric=True, spacing=list(spacing)
     )
