@@ -22,11 +22,9 @@ from common.data.transforms import PreparedCase
 from common.data.volume import write_volume
 from common.learning.augmentation import Augmentation, augment
 from common.learning.evaluation import judge_case
-from common.learning.finetuning import trainable_names
 from common.learning.inference import predict
 from common.learning.loop import Settings, Trained, proximal, train
 from common.metrics import dice
-from common.models.network import build_from
 from common.models.unet import UNet
 from common.plan import Plan
 from common.seeds import generator
@@ -143,16 +141,20 @@ def train_after_rounds(bench: Bench, model: UNet, *, names: Sequence[str]) -> Tr
 
 
 def adapt(bench: Bench, model: UNet, *, names: Sequence[str]) -> Numbers:
-    """Fine-tune the global model here, and keep whichever of the two the validation cases prefer."""
+    """Fine-tune the global model here, and keep whichever of the two the validation cases prefer.
+
+    The scores are the fine-tuned model's; `model` and the predictions on disk are the kept one's.
+    """
     before_adapting = {name: value.detach().clone() for name, value in model.state_dict().items()}
     choice = {"federated": validate(bench, model)}
     trained = train_after_rounds(bench, model, names=names)
     choice["adapted"] = validate(bench, model)
-    numbers: Numbers = {"scores": judge(bench, model), "validation": choice, "train_s": trained.seconds}
-    numbers["kept"] = _better(choice, first="federated", second="adapted")
-    if numbers["kept"] == "federated":
+    kept = _better(choice, first="federated", second="adapted")
+    scores = judge(bench, model, keep_predictions=kept == "adapted")
+    if kept == "federated":
         model.load_state_dict(before_adapting)
-    return numbers
+        judge(bench, model, keep_predictions=True)
+    return {"scores": scores, "validation": choice, "kept": kept, "train_s": trained.seconds}
 
 
 def train_alone(bench: Bench, model: UNet, *, names: Sequence[str]) -> Numbers:
@@ -233,16 +235,6 @@ def _judge_case(bench: Bench, model: UNet, case: Case, *, keep_prediction: bool)
         "hd95_mm": {region: score.hd95_mm for region, score in judged.regions.items()},
         "rule": {region: score.rule for region, score in judged.regions.items()},
     }
-
-
-def overlay(plan: Plan, start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> UNet:
-    """The global model: the start with the travelled parameters laid over it."""
-    return build_from(plan, {**start, **trained})
-
-
-def names_for(model: UNet, plan: Plan, *, new_head: bool) -> tuple[str, ...]:
-    """The parameters that the plan's adaptation trains, in the order in which they travel."""
-    return trainable_names(model, plan.adaptation.trains, new_head=new_head)
 
 
 def current(model: UNet, names: Sequence[str]) -> dict[str, Tensor]:

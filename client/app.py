@@ -28,7 +28,8 @@ from common.codec import CODECS
 from common.errors import FedGliaError, RefusedUpdate, RunError
 from common.files import append_line
 from common.instruction import Instruction
-from common.models.network import build
+from common.learning.finetuning import trainable_names
+from common.models.network import build, build_from
 from common.models.unet import UNet
 
 Handler = Callable[[Site, Instruction, RecordDict], RecordDict]
@@ -139,7 +140,6 @@ def _adapt(site: Site, words: Instruction, content: RecordDict) -> RecordDict:
         "plan": {"name": words.plan.name, "sha256": words.plan.sha256},
     }
     save(site.folder / "models" / "kept.safetensors", model.state_dict(), facts)
-    adaptation.judge(bench, model, keep_predictions=True)
     return RecordDict({wire.METRICS: wire.pack_metrics(numbers)})
 
 
@@ -156,9 +156,8 @@ def _global_model(
     start = _start_file(site, words.start)
     if not start.is_file():
         raise RefusedUpdate("the starting model was never received here", code="no-start")
-    tensors = load(start).tensors
-    model = adaptation.overlay(words.plan, tensors, {})
-    names = adaptation.names_for(model, words.plan, new_head=words.new_head)
+    model = build_from(words.plan, load(start).tensors)
+    names = trainable_names(model, words.plan.adaptation.trains, new_head=words.new_head)
     layout = wire.Layout.of(adaptation.current(model, names))
     payload = wire.read_weights(content, layout)
     model.load_state_dict(wire.unflatten(payload.flat, layout), strict=False)

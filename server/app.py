@@ -13,7 +13,6 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import wire
-from common.codec import CODECS
 from common.errors import FedGliaError, QuorumError
 from common.instruction import Instruction
 from common.learning.finetuning import trainable_names
@@ -110,9 +109,7 @@ def _hand_out(grid: Grid, run: Run, roster: Roster, start: Start, words: Instruc
         QuorumError: fewer sites than the quorum remain.
     """
     layout = wire.Layout.of(start.tensors)
-    packed, _ = CODECS["fp32"].encode(wire.flatten(start.tensors, layout))
-    content = wire.pack_weights(packed, layout, round_number=0)
-    content[wire.INSTRUCTION] = words.record()
+    content = GlobalModel(dict(start.tensors), layout, {}).message(words)
     lacking = {site: content for site in roster.nodes if not roster.facts[site].get("knows_start")}
     for answer in ask(grid, roster.nodes, lacking, wire.RECEIVE, deadline_s=run.plan.rounds.deadline_s):
         if answer.outcome == "answered":

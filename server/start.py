@@ -15,10 +15,10 @@ from torch import Tensor
 
 from common import wire
 from common.checkpoint import check_architecture, load
-from common.data.cases import MODALITIES, STRUCTURES
+from common.data.cases import STRUCTURES
 from common.errors import CheckpointError
-from common.models.network import build
-from common.models.unet import build_unet, classes_for, exchange_head
+from common.models.network import build, build_for
+from common.models.unet import classes_for, exchange_head
 from common.plan import Plan
 from common.seeds import derive
 from server.run import Run
@@ -84,9 +84,7 @@ def starting_model(plan: Plan, file: Path | None = None) -> Start:
     if task not in STRUCTURES:
         raise CheckpointError(f"{path.name}: does not say which task it was trained for; pretrain it anew")
     preset = plan.model.preset
-    model = build_unet(
-        preset, in_channels=len(MODALITIES), classes=classes_for(preset, STRUCTURES[task]), seed=seed
-    )
+    model = build_for(preset, task, seed=seed)
     check_architecture(checkpoint, model.state_dict(), preset=preset)
     model.load_state_dict(checkpoint.tensors)
     new_head = task != plan.task.kind

@@ -25,7 +25,8 @@ from common.learning.augmentation import Augmentation, augment
 from common.learning.finetuning import trainable_names
 from common.learning.loop import Settings, resolve_precision, train
 from common.learning.phantoms import Pool, Stream, open_pool
-from common.models.unet import UNet, build_unet, classes_for
+from common.models.network import build_for
+from common.models.unet import UNet, classes_for
 from common.seeds import derive, generator
 
 Say = Callable[[str], None]
@@ -112,8 +113,7 @@ def pretrain(
     recipe = replace(recipe, steps=steps or recipe.steps)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = _facts(recipe, task=task, preset=preset, seed=seed, threads=threads, device=device)
-    classes = classes_for(preset, STRUCTURES[task])
-    model = build_unet(preset, in_channels=len(MODALITIES), classes=classes, seed=derive(seed, "weights"))
+    model = build_for(preset, task, seed=derive(seed, "weights"))
     model.to(device)
     draft = out.with_name(f"{out.stem}.unfinished.safetensors")
     state = _resume(draft, model, facts, say=say)

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from common.checkpoint import check_architecture, load
-from common.data.cases import MODALITIES, STRUCTURES
+from common.data.cases import STRUCTURES
 from common.data.transforms import Preparation
 from common.errors import CheckpointError
-from common.models.unet import PRESETS, UNet, build_unet, classes_for
+from common.models.network import build_for
+from common.models.unet import PRESETS, UNet
 
 SHIPPED = ("healthy", "glioma")
 
@@ -59,8 +60,7 @@ def open_model(path: Path, *, degradation: str | None = None) -> ReleasedModel:
         raise CheckpointError(
             f"{path.name}: does not say its preset, task and spacing; it cannot be used alone"
         )
-    classes = classes_for(preset, STRUCTURES[task])
-    network = build_unet(preset, in_channels=len(MODALITIES), classes=classes, seed=0)
+    network = build_for(preset, task, seed=0)
     check_architecture(checkpoint, network.state_dict(), preset=preset)
     network.load_state_dict(checkpoint.tensors)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,11 +13,15 @@ from common.models.unet import UNet, build_unet, classes_for
 from common.plan import Plan
 
 
+def build_for(preset: str, task: str, *, seed: int) -> UNet:
+    """A network of `preset` from all modalities to the structures of `task`: fresh weights, on the CPU."""
+    classes = classes_for(preset, STRUCTURES[task])
+    return build_unet(preset, in_channels=len(MODALITIES), classes=classes, seed=seed)
+
+
 def build(plan: Plan, *, seed: int) -> UNet:
     """The plan's network with fresh weights, on the CPU; the same seed gives the same weights."""
-    preset = plan.model.preset
-    classes = classes_for(preset, STRUCTURES[plan.task.kind])
-    return build_unet(preset, in_channels=len(MODALITIES), classes=classes, seed=seed)
+    return build_for(plan.model.preset, plan.task.kind, seed=seed)
 
 
 def build_from(plan: Plan, tensors: Mapping[str, Tensor]) -> UNet:
