@@ -25,7 +25,8 @@ from common.learning.loop import Settings, train
 from common.learning.phantoms import prepared
 from common.learning.released import find_model
 from common.metrics import dice
-from common.models.unet import build_unet, classes_for, exchange_head
+from common.models.network import build_for
+from common.models.unet import classes_for, exchange_head
 from common.seeds import derive, generator
 
 SPACING_MM = 3.0
@@ -49,7 +50,7 @@ def contenders() -> Sequence[Contender]:
     """The shipped network with its pretrained start and without, and the yardstick."""
     return (
         Contender("nano, healthy start", _pretrained),
-        Contender("nano, fresh", lambda: build_unet("nano", in_channels=4, classes=4, seed=1)),
+        Contender("nano, fresh", lambda: build_for("nano", "glioma", seed=1)),
         Contender("MONAI BasicUNet, full resolution", _plain),
     )
 
@@ -114,8 +115,7 @@ def _case(number: int) -> PreparedCase:
 
 
 def _pretrained() -> nn.Module:
-    tissue_classes = classes_for("nano", ("CSF", "GM", "WM"))
-    model = build_unet("nano", in_channels=len(MODALITIES), classes=tissue_classes, seed=1)
+    model = build_for("nano", "tissue", seed=1)
     model.load_state_dict(load(find_model("healthy")).tensors)
     exchange_head(model, classes=classes_for("nano", tuple(GLIOMA_LABELS)), seed=1)
     return model
