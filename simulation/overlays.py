@@ -1,32 +1,27 @@
 """Pictures of test cases: one axial slice, the expert's outlines and the kept model's, side by side.
 
-A picture is a grey PNG of the slice under outlines drawn as paths in millimetres, so that proportions are
-those of the head whatever the voxels' shape. Slices are in radiological convention: seen from the feet, the
-patient's right on the viewer's left, the front up.
+How a slice is drawn is in `slices`.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.image import imsave
-from numpy.typing import NDArray
 
 from client.site import Site, open_site
 from common.data.cases import STRUCTURES, Case
 from common.data.phantom.acquisition import degrade
 from common.data.transforms import expert_label
-from common.data.volume import Volume, orientation, read_label, read_volume, same_grid
+from common.data.volume import Volume, read_label, read_volume, same_grid
 from common.errors import DataError, FedGliaError
 from common.learning.evaluation import regions_of
 from common.plan import Plan
 from common.seeds import derive
+from simulation.slices import head_box, largest_section, outlines, png, shades, upright
 from simulation.tables import case_dice
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
@@ -36,14 +31,6 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 """Task -> the modality to show; the next one where it was not acquired."""
 
 MODALITY_NAMES = {"t1n": "T1", "t1c": "T1 with gadolinium", "t2w": "T2", "t2f": "T2-FLAIR"}
-
-LINE_MM = 1.2
-"""Width of an outline, which lies inside what it outlines, so that neighbours do not hide each other."""
-
-MARGIN_VOXELS = 3
-WINDOW_PERCENTILES = (1.0, 99.7)
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -132,39 +119,6 @@ def gallery(site_folder: Path, plan: Plan, scores: Mapping[str, Any]) -> Gallery
     return Gallery(tuple(overlays), tuple(missing), _marked(site, cases, plan.task.kind))
 
 
-def upright(volume: Volume) -> tuple[NDArray[Any], tuple[float, float, float]]:
-    """The array as (rows, columns, slices) in radiological convention, and the spacing along each, mm.
-
-    Rows go from the front to the back, columns from the patient's right to the left, slices from below up.
-    A rotated grid is turned to the nearest of these, not resampled.
-    """
-    axes, flips = orientation(volume.affine)
-    ras = np.flip(volume.array.transpose(axes), tuple(axis for axis, flip in enumerate(flips) if flip))
-    x_mm, y_mm, z_mm = (volume.spacing_mm[axis] for axis in axes)
-    return ras[::-1, ::-1].transpose(1, 0, 2), (y_mm, x_mm, z_mm)
-
-
-def outline(mask: Mask, *, spacing_mm: tuple[float, float], inset_mm: float) -> str:
-    """An SVG path along the voxel edges of `mask` (rows, columns), moved inwards by `inset_mm`.
-
-    The path is in mm from the top left corner of the image; it is empty where the mask is.
-    """
-    height, width = spacing_mm
-    inside = np.pad(mask, 1)[1:-1, 1:-1]
-    above, below = np.pad(mask, ((1, 0), (0, 0)))[:-1], np.pad(mask, ((0, 1), (0, 0)))[1:]
-    before, behind = np.pad(mask, ((0, 0), (1, 0)))[:, :-1], np.pad(mask, ((0, 0), (0, 1)))[:, 1:]
-    parts = []
-    for edges, side, shift in ((inside & ~above, 0, inset_mm), (inside & ~below, 1, -inset_mm)):
-        for row, start, stop in _runs(edges):
-            y_mm = (row + side) * height + shift
-            parts.append(f"M{_short(start * width)} {_short(y_mm)}H{_short(stop * width)}")
-    for edges, side, shift in ((inside & ~before, 0, inset_mm), (inside & ~behind, 1, -inset_mm)):
-        for column, start, stop in _runs(edges.T):
-            x_mm = (column + side) * width + shift
-            parts.append(f"M{_short(x_mm)} {_short(start * height)}V{_short(stop * height)}")
-    return "".join(parts)
-
-
 def _overlay(site: Site, case: Case, *, plan: Plan, chosen: _Chosen) -> Overlay:
     structures = STRUCTURES[plan.task.kind]
     modality, scan = _scan(site, case, plan.task.kind)
@@ -174,20 +128,20 @@ def _overlay(site: Site, case: Case, *, plan: Plan, chosen: _Chosen) -> Overlay:
         raise DataError("its label map and its scan lie on different grids")
     grey, spacing_mm = upright(scan)
     truth, found = upright(expert)[0], upright(prediction)[0]
-    level = _largest_section(truth, found)
-    box = (*_head_box(grey), level)
+    level = largest_section(truth, found)
+    box = (*head_box(grey), level)
     plane = grey[box]
     return Overlay(
         number=chosen.index + 1,
         rank=chosen.rank,
         mean_dice=case_dice({"cases": [chosen.scores]}, structures)[0],
         scan_words=MODALITY_NAMES[modality] + (f", degraded to {site.degrade}" if site.degrade else ""),
-        scan_png=_png(plane, grey),
+        scan_png=png(shades(plane, grey)),
         width_mm=plane.shape[1] * spacing_mm[1],
         height_mm=plane.shape[0] * spacing_mm[0],
         level=f"axial slice {level + 1} of {grey.shape[2]}, counted from below",
-        expert=_outlines(truth[box], structures, spacing_mm[:2]),
-        model=_outlines(found[box], structures, spacing_mm[:2]),
+        expert=outlines(truth[box], structures, spacing_mm[:2]),
+        model=outlines(found[box], structures, spacing_mm[:2]),
         rows=_rows(expert, prediction, task=plan.task.kind, scores=chosen.scores),
     )
 
@@ -225,48 +179,6 @@ def _scan(site: Site, case: Case, task: str) -> tuple[str, Volume]:
     return modality, scan
 
 
-def _largest_section(truth: NDArray[Any], found: NDArray[Any]) -> int:
-    """The slice with the expert's largest cross-section; the model's where the expert saw nothing."""
-    for label in (truth, found):
-        areas = np.count_nonzero(label, axis=(0, 1))
-        if areas.any():
-            return int(areas.argmax())
-    return int(truth.shape[2]) // 2
-
-
-def _head_box(grey: NDArray[Any]) -> tuple[slice, slice]:
-    """Rows and columns in which any slice shows something, with a margin."""
-    seen = (grey != 0).any(axis=2)
-    return _around(seen.any(axis=1)), _around(seen.any(axis=0))
-
-
-def _around(line: Mask) -> slice:
-    found = np.flatnonzero(line)
-    if len(found) == 0:
-        return slice(0, len(line))
-    return slice(max(int(found[0]) - MARGIN_VOXELS, 0), min(int(found[-1]) + 1 + MARGIN_VOXELS, len(line)))
-
-
-def _png(plane: NDArray[Any], grey: NDArray[Any]) -> str:
-    """The slice as a data URI, in one grey scale for the whole scan."""
-    inside = grey[grey != 0]
-    low, high = np.percentile(inside, WINDOW_PERCENTILES) if inside.size else (0.0, 1.0)
-    shades = np.clip((plane - low) / max(float(high - low), 1e-12), 0, 1)
-    picture = io.BytesIO()
-    levels = np.where(plane != 0, 16 + 196 * shades, 0).round().astype(np.uint8)
-    imsave(picture, levels, cmap="gray", vmin=0, vmax=255, format="png", pil_kwargs={"optimize": True})
-    return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode("ascii")
-
-
-def _outlines(
-    plane: NDArray[Any], structures: Sequence[str], spacing_mm: tuple[float, float]
-) -> dict[str, str]:
-    return {
-        name: outline(plane == code, spacing_mm=spacing_mm, inset_mm=LINE_MM / 2)
-        for code, name in enumerate(structures, start=1)
-    }
-
-
 def _rows(
     expert: Volume, prediction: Volume, *, task: str, scores: Mapping[str, Any]
 ) -> tuple[RegionRow, ...]:
@@ -282,18 +194,6 @@ def _rows(
         )
         for region, codes in regions_of(task).items()
     )
-
-
-def _runs(edges: Mask) -> Iterator[tuple[int, int, int]]:
-    """(line, start, stop) of each run of True along the second axis."""
-    change = np.diff(np.pad(edges, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    lines, starts = np.nonzero(change == 1)
-    stops = np.nonzero(change == -1)[1]
-    yield from zip(lines.tolist(), starts.tolist(), stops.tolist(), strict=True)
-
-
-def _short(value_mm: float) -> str:
-    return f"{value_mm:.2f}".rstrip("0").rstrip(".")
 
 
 def _words(error: Exception) -> str:

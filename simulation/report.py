@@ -22,7 +22,8 @@ from common.plan import load as load_plan
 from server.card import INTENDED_USE
 from server.registry import list_releases
 from simulation import charts, findings, tables, wording
-from simulation.overlays import LINE_MM, Gallery, gallery
+from simulation.overlays import Gallery, gallery
+from simulation.slices import LINE_MM
 from simulation.tables import MODELS, Numbers, Table, case_dice
 
 TEMPLATE = "report.html.j2"

@@ -26,8 +26,9 @@ from common.data.volume import Volume, write_volume
 from common.errors import InputError
 from common.plan import Plan, parse
 from simulation import charts, findings, tables, wording
-from simulation.overlays import gallery, outline, upright
+from simulation.overlays import gallery
 from simulation.report import reproduce_command, site_table, write_report
+from simulation.slices import outline, upright
 
 REGIONS = ("NCR", "ED", "ET", "TC", "WT")
 STRUCTURES = REGIONS[:3]
