@@ -42,6 +42,7 @@ AUDIENCES: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
             ("simulate", "a whole federation on this machine, on phantoms or real folders"),
             ("phantom", "write made-up scans with known truth"),
             ("report", "write the report of a run again"),
+            ("study", "the tables of the source papers: approaches, folds, statistics"),
         ),
     ),
 )

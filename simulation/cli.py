@@ -10,6 +10,7 @@ import click
 
 from common import plan as plans
 from common.errors import InputError
+from simulation.options import pairs
 
 if TYPE_CHECKING:
     from simulation.federation import Federation
@@ -70,12 +71,12 @@ def simulate(
     plan = plans.load(name_or_file).override(_overrides(rounds, seed, changes, start))
     from simulation.federation import Federation
 
-    folders = {name: Path(value).absolute() for name, value in _pairs(sites, "--site").items()}
+    folders = {name: Path(value).absolute() for name, value in pairs(sites, "--site").items()}
     federation = Federation(
         plan,
         out,
         folders=folders,
-        degrade=_pairs(degrade, "--degrade"),
+        degrade=pairs(degrade, "--degrade"),
         start_file=start,
         engine="flower" if engine == "flower" else "local",
         workers=workers,
@@ -163,7 +164,7 @@ def _tell_outcome(run: Path) -> None:
 def _overrides(
     rounds: int | None, seed: int | None, changes: tuple[str, ...], start: Path | None
 ) -> dict[str, Any]:
-    overrides: dict[str, Any] = {key: _value(text) for key, text in _pairs(changes, "--set").items()}
+    overrides: dict[str, Any] = {key: _value(text) for key, text in pairs(changes, "--set").items()}
     if rounds is not None:
         overrides["rounds.count"] = rounds
     if seed is not None:
@@ -173,18 +174,6 @@ def _overrides(
 
         overrides["model.start"] = f"sha256:{file_hash(start)}"
     return overrides
-
-
-def _pairs(words: tuple[str, ...], option: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name or not value:
-            raise InputError(f"{option} {word}: write it as NAME=VALUE")
-        if name in pairs:
-            raise InputError(f"{option} {name} is given twice")
-        pairs[name] = value
-    return pairs
 
 
 def _value(text: str) -> object:

@@ -56,20 +56,24 @@ def _keep_start_file(federation: Federation) -> None:
         draft.replace(target)
 
 
-def _write_phantom(folder: Path, plan: Plan, name: str) -> None:
+def write_phantom(
+    folder: Path, *, phantom: str, cases: int, seed: int, spacing_mm: float, healthy: bool = False
+) -> None:
     """Write a phantom cohort beside its place, then move it there, so that a kill leaves none half made."""
-    site = plan.sites[name]
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
-    seed = derive(plan.seed, "phantom", name)
-    healthy = plan.task.kind == "tissue"
-    write_cohort(
-        draft,
-        site=str(site.phantom),
-        cases=site.cases,
-        seed=seed,
-        spacing_mm=plan.task.spacing_mm,
-        healthy=healthy,
-    )
+    write_cohort(draft, site=phantom, cases=cases, seed=seed, spacing_mm=spacing_mm, healthy=healthy)
     draft.rename(folder)
+
+
+def _write_phantom(folder: Path, plan: Plan, name: str) -> None:
+    site = plan.sites[name]
+    write_phantom(
+        folder,
+        phantom=str(site.phantom),
+        cases=site.cases,
+        seed=derive(plan.seed, "phantom", name),
+        spacing_mm=plan.task.spacing_mm,
+        healthy=plan.task.kind == "tissue",
+    )

@@ -18,10 +18,17 @@ UNLABELLED = -1
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """`image` float32 (B, C, *patch); `label` int64 (B, *patch), `UNLABELLED` where nobody drew one."""
+    """Patches of a training step.
+
+    Attributes:
+        image: float32 (B, C, *patch).
+        label: int64 (B, *patch), `UNLABELLED` where nobody drew one.
+        domain: int64 (B,), the number of each patch's domain; None where nothing asks for it.
+    """
 
     image: torch.Tensor
     label: torch.Tensor
+    domain: torch.Tensor | None = None
 
 
 def draw_batch(
@@ -40,12 +47,12 @@ def draw_batch(
     smaller is padded with zeros on both sides.
 
     Raises:
-        ValueError: no case, fewer than 2 patches (three-dimensional training of single patches is several
-            times slower for each of them on a CPU), or a share outside [0, 1].
+        ValueError: no case, no patch, or a share outside [0, 1]. That a training step has two patches or
+            more, single ones being several times slower for each of them on a CPU, is the plan's to say.
     """
-    if not cases or size < 2 or not 0 <= tumour_share <= 1:
+    if not cases or size < 1 or not 0 <= tumour_share <= 1:
         raise ValueError(
-            f"{len(cases)} cases, {size} patches, tumour share {tumour_share}: need >= 1, >= 2, 0 to 1"
+            f"{len(cases)} cases, {size} patches, tumour share {tumour_share}: need >= 1, >= 1, 0 to 1"
         )
     order = [index for _ in range(-(-size // len(cases))) for index in rng.permutation(len(cases))]
     drawn = [_draw(cases[index], patch, rng, tumour_share=tumour_share) for index in order[:size]]

@@ -99,7 +99,7 @@ def test_every_case_comes_before_one_comes_twice() -> None:
         assert sorted(batch.label[:, 0, 0, 0].tolist()) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("count", "size", "share"), [(0, 2, 0.5), (1, 1, 0.5), (1, 2, 1.5)])
+@pytest.mark.parametrize(("count", "size", "share"), [(0, 2, 0.5), (1, 0, 0.5), (1, 2, 1.5)])
 def test_refusals(count: int, size: int, share: float) -> None:
     with pytest.raises(ValueError, match="need >= 1"):
         draw_batch(
