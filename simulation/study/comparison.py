@@ -30,6 +30,23 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
+class Design:
+    """Which case was judged where: shared by all comparisons of a study.
+
+    Attributes:
+        folds: case -> the fold in which it was judged; one fold a patient.
+        sizes: fold -> patients trained on and judged.
+        patients: case -> patient; without it each case is a patient.
+        clusters: case -> what the bootstrap draws whole (a site, a fold); without it patients.
+    """
+
+    folds: Mapping[str, int]
+    sizes: Mapping[int, FoldSize]
+    patients: Mapping[str, str] | None = None
+    clusters: Mapping[str, Hashable] | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One approach against another on the same patients.
 
@@ -67,11 +84,8 @@ def compare(
     approach: Mapping[str, float],
     baseline: Mapping[str, float],
     *,
-    folds: Mapping[str, int],
-    sizes: Mapping[int, FoldSize],
+    design: Design,
     seed: int,
-    patients: Mapping[str, str] | None = None,
-    clusters: Mapping[str, Hashable] | None = None,
     margin: float = MARGIN,
     higher_is_better: bool = True,
     resamples: int = RESAMPLES,
@@ -84,11 +98,8 @@ def compare(
     Args:
         approach: case -> value of the metric.
         baseline: case -> value; the same cases.
-        folds: case -> the fold in which it was judged; one fold a patient.
-        sizes: fold -> patients trained on and judged.
+        design: the folds, patients and clusters of these cases; it may know more cases.
         seed: of the bootstrap.
-        patients: case -> patient; without it each case is a patient.
-        clusters: case -> what the bootstrap draws whole (a site, a fold); without it patients.
         margin: for `non_inferior`.
         higher_is_better: False for distances.
         resamples: of the bootstrap.
@@ -97,21 +108,19 @@ def compare(
         InputError: the approaches have other cases, there is none, a value is not finite, a case has no fold,
             patient or cluster, a fold has no size, or a patient lies in two folds or clusters.
     """
-    if approach.keys() != baseline.keys():
-        odd = sorted(approach.keys() ^ baseline.keys())
-        raise InputError(f"comparison: {len(odd)} cases have a value of one approach alone, '{odd[0]}' first")
-    owner = {case: case for case in approach} if patients is None else _known(patients, approach, "patient")
-    values = _by_patient({case: approach[case] - baseline[case] for case in sorted(approach)}, owner)
-    by_fold = _by_fold(values, _of_patients(_known(folds, approach, "fold"), owner, "fold"))
-    share = mean_test_share(list(_known(sizes, by_fold, "size").values()))
-    means = [float(np.mean(of_fold)) for of_fold in by_fold.values()]
-    each = list(values.values())
+    owner = {case: case for case in approach} if design.patients is None else design.patients
+    values = _by_patient(_differences(approach, baseline), _known(owner, approach, "patient"))
+    each, means = (
+        list(values.values()),
+        _fold_means(values, _of_patients(design.folds, approach, owner, "fold")),
+    )
+    share = mean_test_share(list(_known(design.sizes, means, "size").values()))
     names = None
-    if clusters is not None:
-        cluster = _of_patients(_known(clusters, approach, "cluster"), owner, "cluster")
+    if design.clusters is not None:
+        cluster = _of_patients(design.clusters, approach, owner, "cluster")
         names = [cluster[who] for who in values]
     notes: list[str] = []
-    corrected = _or_note(lambda: corrected_t(means, test_share_ratio=share), notes)
+    corrected = _or_note(lambda: corrected_t(list(means.values()), test_share_ratio=share), notes)
     drawn = _or_note(lambda: bootstrap_mean(each, seed=seed, resamples=resamples, clusters=names), notes)
     if drawn and drawn.units < FEW_UNITS:
         notes.append(f"bootstrap: {drawn.units} units are few; its interval is too narrow below {FEW_UNITS}")
@@ -120,7 +129,7 @@ def compare(
         patients=len(each),
         folds=len(means),
         mean=float(np.mean(each)),
-        as_published=_or_note(lambda: paired_t(means), notes),
+        as_published=_or_note(lambda: paired_t(list(means.values())), notes),
         corrected=corrected,
         wilcoxon=wilcoxon(each),
         bootstrap=drawn,
@@ -141,6 +150,13 @@ def with_holm(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
     }
 
 
+def _differences(approach: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
+    odd = sorted(approach.keys() ^ baseline.keys())
+    if odd:
+        raise InputError(f"comparison: {len(odd)} cases of one approach alone, '{odd[0]}' first; judge both")
+    return {case: approach[case] - baseline[case] for case in sorted(approach)}
+
+
 def _known(of: Mapping[_Key, _T], keys: Mapping[_Key, object], what: str) -> dict[_Key, _T]:
     """The part of `of` that is about `keys`, all of which it must know."""
     lacking = [key for key in keys if key not in of]
@@ -157,18 +173,20 @@ def _by_patient(values: Mapping[str, float], owner: Mapping[str, str]) -> dict[s
     return {who: float(np.mean(found)) for who, found in cases.items()}
 
 
-def _by_fold(values: Mapping[str, float], fold: Mapping[str, int]) -> dict[int, list[float]]:
-    """The patients' values of each fold, in order of fold."""
+def _fold_means(values: Mapping[str, float], fold: Mapping[str, int]) -> dict[int, float]:
+    """Mean over the patients of each fold, in order of fold."""
     found: dict[int, list[float]] = {number: [] for number in sorted(set(fold.values()))}
     for who, value in values.items():
         found[fold[who]].append(value)
-    return found
+    return {number: float(np.mean(of_fold)) for number, of_fold in found.items()}
 
 
-def _of_patients(of: Mapping[str, _T], owner: Mapping[str, str], what: str) -> dict[str, _T]:
-    """What was said of cases, said of patients; one answer each."""
+def _of_patients(
+    of: Mapping[str, _T], cases: Mapping[str, object], owner: Mapping[str, str], what: str
+) -> dict[str, _T]:
+    """What `of` says of the cases, said of their patients; one answer each."""
     answers: dict[str, _T] = {}
-    for case, value in of.items():
+    for case, value in _known(of, cases, what).items():
         if answers.setdefault(owner[case], value) != value:
             raise InputError(f"comparison: patient '{owner[case]}' lies in more than one {what}")
     return answers

@@ -246,7 +246,7 @@ def finite(values: Sequence[float], what: str, *, at_least: int) -> Values:
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) < at_least:
-        raise InputError(f"{what}: {array.size} values, but at least {at_least} are needed")
+        raise InputError(f"{what}: {array.size} given, but at least {at_least} are needed")
     if not np.isfinite(array).all():
         raise InputError(f"{what}: a value is not finite; score empty regions by a rule first")
     return array
