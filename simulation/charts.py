@@ -1,23 +1,31 @@
-"""The report's charts, as inline SVG: text stays text, colours follow the page, print stays sharp.
-
-Colours are those of Okabe and Ito (2008), which most colour-blind people tell apart; a marker's shape says
-the same again. Colours and fonts are given by the page's style sheet, by class.
-"""
+"""The reports' charts, as inline SVG: text stays text, colours follow the page, print stays sharp."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
-WIDTH = 720
-LEFT, RIGHT, TOP, BOTTOM = 58, 118, 14, 42
-ROW = 19
-COLOURS = 7
-"""Classes c0 to c6 of the style sheet; a further series begins again with another marker."""
+from simulation.axes import (
+    BOTTOM,
+    COLOURS,
+    LEFT,
+    RIGHT,
+    ROW,
+    TOP,
+    WIDTH,
+    Frame,
+    grid,
+    marker,
+    room,
+    svg,
+    text,
+    ticks,
+    whole_ticks,
+)
+from simulation.wording import gain_text
 
 Value = float | None
 
@@ -41,20 +49,31 @@ class Dots:
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """Data to pixels."""
+class Point:
+    """A place on a learning curve: the mean over repetitions at x, and their range."""
 
-    x: tuple[float, float]
-    y: tuple[float, float]
-    height: int
+    x: float
+    mean: float
+    low: float
+    high: float
 
-    def at_x(self, value: float) -> float:
-        low, high = self.x
-        return LEFT + (value - low) / ((high - low) or 1) * (WIDTH - LEFT - RIGHT)
 
-    def at_y(self, value: float) -> float:
-        low, high = self.y
-        return self.height - BOTTOM - (value - low) / ((high - low) or 1) * (self.height - TOP - BOTTOM)
+@dataclass(frozen=True)
+class Band:
+    """A learning curve: a line through means, in a band from the lowest to the highest."""
+
+    name: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of a forest plot: a difference and its interval, None where it has none."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    strong: bool = False
 
 
 def line_chart(
@@ -74,74 +93,185 @@ def line_chart(
     if not values:
         return Markup("")
     last_x = first_x + max(len(line.values) for line in series) - 1
-    y_ticks = _ticks(min(0.0, *values), max(values), 5)
-    frame = _Frame((first_x, max(last_x, first_x + 1)), (y_ticks[0], y_ticks[-1]), height)
-    body = [*_grid(frame, y_ticks, _whole_ticks(first_x, last_x), x_label=x_label, y_label=y_label)]
+    y_ticks = ticks(min(0.0, *values), max(values), 5)
+    frame = Frame((first_x, max(last_x, first_x + 1)), (y_ticks[0], y_ticks[-1]), height)
+    body = [*grid(frame, y_ticks, whole_ticks(first_x, last_x), x_label=x_label, y_label=y_label)]
     for index, line in enumerate(series):
         body += _line(frame, line, index, first_x=first_x)
-    body += _end_names(frame, series)
-    return _svg(body, height, summary)
+    ends = [
+        (known[-1], line)
+        for line in series
+        if (known := [value for value in line.values if value is not None])
+    ]
+    body += _end_names(frame, [(value, series.index(line), line.name, line.strong) for value, line in ends])
+    return svg(body, height, summary)
 
 
-def dot_chart(groups: Mapping[str, Sequence[Dots]], *, x_label: str, summary: str) -> Markup:
-    """Rows of dots in groups: a dot for each case, a bar at their mean; x from 0 to 1."""
+def band_chart(
+    bands: Sequence[Band], *, x_label: str, y_label: str, summary: str, height: int = 300
+) -> Markup:
+    """Learning curves over steps, epochs or rounds, each named at its end; what has no point is left out.
+
+    Args:
+        bands: their points in the order of x.
+        x_label: with its unit.
+        y_label: with its unit.
+        summary: what the chart shows, for those who do not see it.
+        height: of the chart, pixels.
+    """
+    points = [point for band in bands for point in band.points]
+    if not points:
+        return Markup("")
+    first, last = min(point.x for point in points), max(point.x for point in points)
+    x_ticks = [tick for tick in ticks(first, last, 8) if first <= tick <= last]
+    y_ticks = ticks(min(0.0, *(p.low for p in points)), max(p.high for p in points), 5)
+    frame = Frame(
+        (first, max(last, first + 1e-9)),
+        (y_ticks[0], y_ticks[-1]),
+        height,
+        right=room([band.name for band in bands], least=RIGHT),
+    )
+    body = [*grid(frame, y_ticks, x_ticks, x_label=x_label, y_label=y_label)]
+    for draw in (_shade, _curve):
+        for index, band in enumerate(bands):
+            body += draw(frame, band, index)
+    ends = [
+        (band.points[-1].mean, index, band.name, False) for index, band in enumerate(bands) if band.points
+    ]
+    body += _end_names(frame, ends)
+    return svg(body, height, summary)
+
+
+def dot_chart(
+    groups: Mapping[str, Sequence[Dots]], *, x_label: str, summary: str, left: float = LEFT + 40
+) -> Markup:
+    """Rows of dots in groups: a dot for each case, a bar at their mean; x from 0 to 1.
+
+    Args:
+        groups: heading -> rows.
+        x_label: with its unit.
+        summary: what the chart shows, for those who do not see it.
+        left: room for the names, pixels; `room_for` gives it.
+    """
     rows = sum(len(group) for group in groups.values())
     height = TOP + BOTTOM + rows * ROW + len(groups) * (ROW + 4)
-    frame = _Frame((0, 1), (0, 1), height)
-    body = [*_grid(frame, (), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), x_label=x_label, y_label="", left=LEFT + 40)]
+    frame = Frame((0, 1), (0, 1), height, left=left)
+    body = [*grid(frame, (), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), x_label=x_label, y_label="")]
     y = float(TOP)
     for name, group in groups.items():
         y += ROW + 4
-        body.append(_text(4, y - 6, name, "group"))
+        body.append(text(4, y - 6, name, "group"))
         for index, dots in enumerate(group):
-            body += _dots_row(dots, y + ROW / 2 - 2, index)
+            body += _dots_row(frame, dots, y + ROW / 2 - 2, index)
             y += ROW
-    return _svg(body, height, summary)
+    return svg(body, height, summary)
 
 
-def _dots_row(dots: Dots, y: float, index: int) -> Iterator[Markup]:
-    def at(value: float) -> float:
-        return LEFT + 40 + value * (WIDTH - LEFT - 40 - RIGHT)
+def forest_chart(
+    groups: Mapping[str, Sequence[Difference]],
+    *,
+    x_label: str,
+    summary: str,
+    margin: float | None = None,
+    digits: int = 3,
+) -> Markup:
+    """Differences with their intervals about a line at 0, in groups; nothing where there is none.
 
-    yield _text(LEFT + 30, y + 4, dots.name, "end strong" if dots.strong else "end")
+    Args:
+        groups: heading -> rows.
+        x_label: with its unit.
+        summary: what the chart shows, for those who do not see it.
+        margin: of non-inferiority, drawn at minus this; None for no such line.
+        digits: of the numbers beside the rows.
+    """
+    rows = [row for group in groups.values() for row in group]
+    if not rows:
+        return Markup("")
+    limits = [limit for row in rows for limit in (row.value, *(row.interval or ()))]
+    x_ticks = ticks(min(0.0, *limits), max(0.0, *limits), 6)
+    height = TOP + BOTTOM + len(rows) * ROW + len(groups) * (ROW + 4)
+    words = {id(row): _difference_words(row, digits) for row in rows}
+    frame = Frame(
+        (x_ticks[0], x_ticks[-1]),
+        (0, 1),
+        height,
+        left=room_for([row.name for row in rows]),
+        right=room(list(words.values()), least=RIGHT),
+    )
+    body = [*grid(frame, (), x_ticks, x_label=x_label, y_label="")]
+    body += _upright_lines(frame, margin)
+    y = float(TOP)
+    for name, group in groups.items():
+        y += ROW + 4
+        body.append(text(4, y - 6, name, "group"))
+        for row in group:
+            body += _difference_row(frame, row, y + ROW / 2 - 2, words[id(row)])
+            y += ROW
+    return svg(body, height, summary)
+
+
+def room_for(names: Sequence[str]) -> float:
+    """Room at the left for the names of rows, pixels."""
+    return 20 + room(names, least=LEFT)
+
+
+def _difference_words(row: Difference, digits: int) -> str:
+    if row.interval is None:
+        return gain_text(row.value, digits)
+    low, high = (gain_text(limit, digits) for limit in row.interval)
+    return f"{gain_text(row.value, digits)} [{low}, {high}]"
+
+
+def _upright_lines(frame: Frame, margin: float | None) -> Iterator[Markup]:
+    line = Markup('<path class="{}" d="M{:.1f} {}V{}"/>')
+    yield line.format("mean", frame.at_x(0), TOP, frame.height - BOTTOM)
+    if margin is not None and frame.x[0] < -margin:
+        yield line.format("margin", frame.at_x(-margin), TOP, frame.height - BOTTOM)
+
+
+def _difference_row(frame: Frame, row: Difference, y: float, words: str) -> Iterator[Markup]:
+    strong = " strong" if row.strong else ""
+    yield text(frame.left - 10, y + 4, row.name, "end" + strong)
+    if row.interval is not None:
+        low, high = (frame.at_x(limit) for limit in row.interval)
+        bar = Markup('<path class="line c0" d="M{:.1f} {:.1f}v8m0 -4H{:.1f}m0 -4v8"/>')
+        yield bar.format(low, y - 4, high)
+    yield marker(frame.at_x(row.value), y, 0, f"{row.name}: {words}")
+    yield text(WIDTH - frame.right + 14, y + 4, words, strong.strip())
+
+
+def _dots_row(frame: Frame, dots: Dots, y: float, index: int) -> Iterator[Markup]:
+    at = frame.at_x
+    yield text(frame.left - 10, y + 4, dots.name, "end strong" if dots.strong else "end")
     yield Markup('<path class="rule" d="M{:.1f} {:.1f}H{:.1f}"/>').format(at(0), y, at(1))
     mean = fmean(dots.values) if dots.values else None
     if mean is not None and len(dots.values) > 1:
         yield Markup('<path class="mean" d="M{:.1f} {:.1f}v{:.1f}"/>').format(at(mean), y - 7, 14)
     for number, value in enumerate(dots.values, start=1):
-        yield _marker(at(value), y, index, f"{dots.name}, test case {number}: {value:.3f}")
+        yield marker(at(value), y, index, f"{dots.name}, test case {number}: {value:.3f}")
     if mean is not None:
-        yield _text(WIDTH - RIGHT + 14, y + 4, f"{mean:.3f}", "strong" if dots.strong else "")
+        yield text(WIDTH - frame.right + 14, y + 4, f"{mean:.3f}", "strong" if dots.strong else "")
 
 
-def _grid(
-    frame: _Frame,
-    y_ticks: Sequence[float],
-    x_ticks: Sequence[float],
-    *,
-    x_label: str,
-    y_label: str,
-    left: float = LEFT,
-) -> Iterator[Markup]:
-    bottom, right = frame.height - BOTTOM, WIDTH - RIGHT
-    low, high = frame.x
-    for tick in y_ticks:
-        yield Markup('<path class="rule" d="M{} {:.1f}H{}"/>').format(left, frame.at_y(tick), right)
-        yield _text(left - 8, frame.at_y(tick) + 4, f"{tick:g}", "end")
-    for tick in x_ticks:
-        x = left + (tick - low) / (high - low) * (right - left)
-        yield Markup('<path class="rule" d="M{:.1f} {}V{}"/>').format(
-            x, bottom, TOP if not y_ticks else bottom + 5
-        )
-        yield _text(x, bottom + 18, f"{tick:g}", "middle")
-    yield _text((left + right) / 2, frame.height - 6, x_label, "middle label")
-    if y_label:
-        middle = (TOP + bottom) / 2
-        turned = Markup('<g transform="translate(14 {:.1f}) rotate(-90)">{}</g>')
-        yield turned.format(middle, _text(0, 0, y_label, "middle label"))
+def _shade(frame: Frame, band: Band, index: int) -> Iterator[Markup]:
+    if any(point.high > point.low for point in band.points):
+        there = [f"{frame.at_x(p.x):.1f} {frame.at_y(p.high):.1f}" for p in band.points]
+        back = [f"{frame.at_x(p.x):.1f} {frame.at_y(p.low):.1f}" for p in reversed(band.points)]
+        shape = Markup('<path class="band c{}" d="M{}z"/>')
+        yield shape.format(index % COLOURS, "L".join([*there, *back]))
 
 
-def _line(frame: _Frame, line: Series, index: int, *, first_x: int) -> Iterator[Markup]:
+def _curve(frame: Frame, band: Band, index: int) -> Iterator[Markup]:
+    places = [(frame.at_x(point.x), frame.at_y(point.mean), point) for point in band.points]
+    if places:
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in places)
+        yield Markup('<path class="line c{}" d="M{}"/>').format(index % COLOURS, path)
+    for x, y, point in places:
+        words = f"{band.name} at {point.x:g}: {point.mean:.3g} ({point.low:.3g} to {point.high:.3g})"
+        yield marker(x, y, index, words)
+
+
+def _line(frame: Frame, line: Series, index: int, *, first_x: int) -> Iterator[Markup]:
     points = [
         (frame.at_x(first_x + place), frame.at_y(value), first_x + place, value)
         for place, value in enumerate(line.values)
@@ -156,53 +286,20 @@ def _line(frame: _Frame, line: Series, index: int, *, first_x: int) -> Iterator[
     yield Markup('<path class="{}" d="{}"/>').format(kind, path)
     if not line.strong:
         for x, y, number, value in points:
-            yield _marker(x, y, index, f"{line.name}, round {number}: {value:.3g}")
+            yield marker(x, y, index, f"{line.name}, round {number}: {value:.3g}")
 
 
-def _end_names(frame: _Frame, series: Sequence[Series]) -> Iterator[Markup]:
-    """Names at the lines' ends, moved apart where they would lie on each other."""
-    ends = []
-    for index, line in enumerate(series):
-        known = [value for value in line.values if value is not None]
-        if known:
-            ends.append((frame.at_y(known[-1]), index, line))
-    lowest = -1e9
-    for y, index, line in sorted(ends, key=lambda end: end[0]):
-        lowest = max(y, lowest + 15)
-        x = WIDTH - RIGHT + 14
-        if not line.strong:
-            yield _marker(x, lowest, index, line.name)
-        yield _text(x + 9, lowest + 4, line.name, "strong" if line.strong else "")
-
-
-def _marker(x: float, y: float, index: int, words: str) -> Markup:
-    """A small sign with a tooltip; four shapes in turn."""
-    shapes: tuple[Callable[[float, float], str], ...] = (
-        lambda x, y: f"M{x - 4:.1f} {y:.1f}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
-        lambda x, y: f"M{x - 3.5:.1f} {y - 3.5:.1f}h7v7h-7z",
-        lambda x, y: f"M{x:.1f} {y - 4.8:.1f}l4.6 8h-9.2z",
-        lambda x, y: f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z",
-    )
-    drawn = shapes[index % len(shapes)](x, y)
-    mark = Markup('<path class="mark c{}" d="{}"><title>{}</title></path>')
-    return mark.format(index % COLOURS, drawn, words)
-
-
-def _text(x: float, y: float, words: str, kind: str) -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" class="{}">{}</text>').format(x, y, kind, words)
-
-
-def _svg(body: Sequence[Markup], height: int, summary: str) -> Markup:
-    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">')
-    return head.format(WIDTH, height, summary) + Markup("").join(body) + Markup("</svg>")
-
-
-def _ticks(low: float, high: float, count: int) -> tuple[float, ...]:
-    if high <= low:
-        high = low + 1
-    return tuple(float(tick) for tick in MaxNLocator(nbins=count).tick_values(low, high))
-
-
-def _whole_ticks(first: int, last: int) -> tuple[float, ...]:
-    ticks = MaxNLocator(nbins=10, integer=True).tick_values(first, max(last, first + 1))
-    return tuple(float(tick) for tick in ticks if first <= tick <= max(last, first + 1))
+def _end_names(frame: Frame, ends: Sequence[tuple[float, int, str, bool]]) -> Iterator[Markup]:
+    """(last value, index, name, strong) as names at the lines' ends, moved apart where they would overlap."""
+    ordered = sorted(ends, key=lambda end: -end[0])
+    places: list[float] = []
+    for value, *_ in ordered:
+        places.append(max(frame.at_y(value), places[-1] + 15 if places else 0.0))
+    lowest = frame.height - BOTTOM + 15.0
+    for number in reversed(range(len(places))):
+        lowest = places[number] = min(places[number], lowest - 15)
+    for y, (_, index, name, strong) in zip(places, ordered, strict=True):
+        x = WIDTH - frame.right + 14
+        if not strong:
+            yield marker(x, y, index, name)
+        yield text(x + 9, y + 4, name, "strong" if strong else "")

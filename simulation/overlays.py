@@ -21,7 +21,7 @@ from common.errors import DataError, FedGliaError
 from common.learning.evaluation import regions_of
 from common.plan import Plan
 from common.seeds import derive
-from simulation.slices import head_box, largest_section, outlines, png, shades, upright
+from simulation.slices import LINE_MM, head_box, largest_section, outlines, png, shades, upright
 from simulation.tables import case_dice
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
@@ -69,6 +69,7 @@ class Overlay:
     expert: Mapping[str, str]
     model: Mapping[str, str]
     rows: tuple[RegionRow, ...]
+    line_mm: float = LINE_MM
 
 
 @dataclass(frozen=True)

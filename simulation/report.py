@@ -23,7 +23,6 @@ from server.card import INTENDED_USE
 from server.registry import list_releases
 from simulation import charts, findings, tables, wording
 from simulation.overlays import Gallery, gallery
-from simulation.slices import LINE_MM
 from simulation.tables import MODELS, Numbers, Table, case_dice
 
 TEMPLATE = "report.html.j2"
@@ -126,7 +125,6 @@ def _content(run_folder: Path, summary: Numbers, plan: Plan) -> dict[str, Any]:
         "models": MODELS,
         "structures": structures,
         "structure_words": STRUCTURE_WORDS,
-        "line_mm": LINE_MM,
         "sections": sections,
         "overview": tables.overview_table(summary),
         "gains": tables.gains_table(summary, structures),
