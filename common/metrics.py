@@ -7,18 +7,20 @@ Definitions, for masks A (prediction) and B (expert):
   beyond the image counts as outside. Distances are between voxel centres.
 - HD95 = the larger of the two 95th percentiles of directed distances (as MONAI and Metrics Reloaded; medpy's
   percentile of the pooled distances is never larger).
-- ASSD, average symmetric surface distance = mean over both surfaces' distances, pooled.
+- ASSD, average symmetric surface distance = mean over both surfaces' distances, pooled: the larger surface
+  weighs more. MASD = mean of the two directed means, which weigh alike. Papers call either of them "ASD".
 - NSD, normalised surface Dice = part of both surfaces within a tolerance of the other (Nikolov et al. 2018).
 
-Empty masks (BraTS 2023): both empty is right, Dice 1 and 0 mm; one empty is a miss, Dice 0 and the image's
-diagonal in mm. No score is ever NaN. Lesion-wise scores follow the BraTS 2023 evaluation (Saluja et al.).
+Empty masks (BraTS 2023): both empty is right, Dice 1 and 0 mm; where one alone is empty, Dice is 0 and
+distances are the image's diagonal in mm. No score is ever NaN. Lesion-wise scores follow the BraTS 2023
+evaluation (Saluja et al.).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 Mask = NDArray[np.bool_]
-Rule = Literal["measured", "both-empty", "one-empty"]
+_Array = TypeVar("_Array", Mask, NDArray[np.integer[Any]])
+Rule = Literal["measured", "both-empty", "missed", "false"]
+"""How a score came about: distances were measured, or one of the masks was empty: both, the prediction alone
+(the expert's structure was missed), or the expert's alone (a structure that is not there)."""
 
 REGIONS: Mapping[str, tuple[int, ...]] = {
     "NCR": (1,),
@@ -43,6 +48,10 @@ SMALLEST_LESION_MM3 = 50.0
 LESION_DILATION = 3
 """Voxels by which lesions are widened before they are told apart and matched (BraTS 2023 for glioma)."""
 
+_SLACK_MM = 1e-4
+_TOUCHING = np.ones((3, 3, 3))
+"""Voxels that share a corner are of one component."""
+
 
 @dataclass(frozen=True)
 class RegionScore:
@@ -50,14 +59,15 @@ class RegionScore:
 
     Attributes:
         dice: 0 to 1.
-        hd95_mm, assd_mm: 0 and up; the image's diagonal where one mask is empty.
+        hd95_mm, assd_mm, masd_mm: 0 and up; the image's diagonal where one mask is empty.
         nsd: 0 to 1, at the tolerance asked for.
-        rule: whether distances were measured, or one of the rules for empty masks gave the scores.
+        rule: whether distances were measured, or which rule for empty masks gave the scores.
     """
 
     dice: float
     hd95_mm: float
     assd_mm: float
+    masd_mm: float
     nsd: float
     rule: Rule
 
@@ -91,10 +101,12 @@ def scores(
     """Region -> agreement of two label maps (X, Y, Z) on one grid of `spacing_mm`.
 
     Raises:
-        ValueError: the shapes differ, or `spacing_mm` is not one positive number for each axis.
+        ValueError: the shapes differ, `spacing_mm` is not one positive number for each axis, or a region
+            holds code 0, the background.
     """
-    _check(prediction, label, spacing_mm)
+    _check(prediction, label, spacing_mm, regions)
     diagonal = diagonal_mm(label.shape, spacing_mm)
+    prediction, label = _cropped(prediction, label)
     found: dict[str, RegionScore] = {}
     for region, codes in regions.items():
         masks = np.isin(prediction, codes), np.isin(label, codes)
@@ -130,9 +142,19 @@ def assd_mm(forth: NDArray[np.float64], back: NDArray[np.float64]) -> float:
     return float((forth.sum() + back.sum()) / (len(forth) + len(back)))
 
 
+def masd_mm(forth: NDArray[np.float64], back: NDArray[np.float64]) -> float:
+    """Mean of the two directed mean distances that `surface_distances` gives."""
+    return float((forth.mean() + back.mean()) / 2)
+
+
 def nsd(forth: NDArray[np.float64], back: NDArray[np.float64], *, tolerance_mm: float) -> float:
-    """Normalised surface Dice of the distances that `surface_distances` gives."""
-    within = int(np.count_nonzero(forth <= tolerance_mm)) + int(np.count_nonzero(back <= tolerance_mm))
+    """Normalised surface Dice of the distances that `surface_distances` gives.
+
+    A distance beyond the tolerance by no more than 0.1 micrometres is within: a header's spacing is a
+    float32, and three steps of a third of a millimetre are 1.00000003 mm.
+    """
+    reach = tolerance_mm + _SLACK_MM
+    within = int(np.count_nonzero(forth <= reach)) + int(np.count_nonzero(back <= reach))
     return within / (len(forth) + len(back))
 
 
@@ -160,12 +182,15 @@ def lesion_scores(
     Raises:
         ValueError: as `scores`.
     """
-    _check(prediction, label, spacing_mm)
+    _check(prediction, label, spacing_mm, regions)
+    diagonal = diagonal_mm(label.shape, spacing_mm)
+    prediction, label = _cropped(prediction, label, margin=dilation)
     return {
         region: _lesions(
             np.isin(prediction, codes),
             np.isin(label, codes),
             spacing_mm,
+            diagonal=diagonal,
             dilation=dilation,
             smallest_mm3=smallest_mm3,
         )
@@ -176,30 +201,40 @@ def lesion_scores(
 def _score(
     prediction: Mask, label: Mask, spacing_mm: Sequence[float], *, diagonal: float, tolerance_mm: float
 ) -> RegionScore:
-    some = bool(prediction.any()), bool(label.any())
-    if some == (False, False):
-        return RegionScore(dice=1.0, hd95_mm=0.0, assd_mm=0.0, nsd=1.0, rule="both-empty")
-    if not all(some):
-        return RegionScore(dice=0.0, hd95_mm=diagonal, assd_mm=diagonal, nsd=0.0, rule="one-empty")
+    found, there = bool(prediction.any()), bool(label.any())
+    if not (found or there):
+        return RegionScore(dice=1.0, hd95_mm=0.0, assd_mm=0.0, masd_mm=0.0, nsd=1.0, rule="both-empty")
+    if not (found and there):
+        rule: Rule = "missed" if there else "false"
+        far = diagonal
+        return RegionScore(dice=0.0, hd95_mm=far, assd_mm=far, masd_mm=far, nsd=0.0, rule=rule)
     ours, theirs = _cropped(prediction, label)
     distances = surface_distances(ours, theirs, spacing_mm)
     return RegionScore(
         dice=dice(ours, theirs),
         hd95_mm=hd95_mm(*distances),
         assd_mm=assd_mm(*distances),
+        masd_mm=masd_mm(*distances),
         nsd=nsd(*distances, tolerance_mm=tolerance_mm),
         rule="measured",
     )
 
 
-def _cropped(first: Mask, second: Mask, *, margin: int = 0) -> tuple[Mask, Mask]:
-    """Both masks in the box around their union."""
-    union = first | second
-    box = []
-    for axis in range(union.ndim):
-        where = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
-        box.append(slice(max(0, where[0] - margin), where[-1] + 1 + margin))
-    return first[tuple(box)], second[tuple(box)]
+def _cropped(first: _Array, second: _Array, *, margin: int = 0) -> tuple[_Array, _Array]:
+    """Both arrays in the box around what is not zero in either; the whole where nothing is."""
+    union = (first != 0) | (second != 0)
+    rows = union.any(axis=(1, 2))
+    if not rows.any():
+        return first, second
+    slab = union[rows]
+    box = _box([rows, slab.any(axis=(0, 2)), slab.any(axis=(0, 1))], margin)
+    return first[box], second[box]
+
+
+def _box(occupied: Sequence[Mask], margin: int) -> tuple[slice, ...]:
+    """From the first to the last occupied place of each axis, and `margin` more where the image goes on."""
+    ends = [np.flatnonzero(axis)[[0, -1]] for axis in occupied]
+    return tuple(slice(max(0, int(low) - margin), int(high) + 1 + margin) for low, high in ends)
 
 
 def _surface(mask: Mask) -> NDArray[np.int64]:
@@ -214,21 +249,27 @@ def _surface(mask: Mask) -> NDArray[np.int64]:
 
 
 def _lesions(
-    prediction: Mask, label: Mask, spacing_mm: Sequence[float], *, dilation: int, smallest_mm3: float
+    prediction: Mask,
+    label: Mask,
+    spacing_mm: Sequence[float],
+    *,
+    diagonal: float,
+    dilation: int,
+    smallest_mm3: float,
 ) -> LesionScore:
-    diagonal = diagonal_mm(label.shape, spacing_mm)
-    if not (prediction.any() or label.any()):
-        return LesionScore(dice=1.0, hd95_mm=0.0, lesions=0, missed=0, false=0)
-    prediction, label = _cropped(prediction, label, margin=dilation + 1)
-    components, count = ndimage.label(prediction, np.ones((3, 3, 3)))
+    components, count = ndimage.label(prediction, _TOUCHING)
+    places = ndimage.find_objects(components)
     matched: set[int] = set()
     measured: list[tuple[float, float]] = []
     voxel_mm3 = float(np.prod(spacing_mm))
-    for lesion, widened in _expert_lesions(label, dilation):
-        touching = set(np.unique(components[widened]).tolist()) - {0}
-        matched |= touching
-        if int(np.count_nonzero(lesion)) * voxel_mm3 > smallest_mm3:
-            found = np.isin(components, list(touching)) if touching else np.zeros_like(lesion)
+    for widened, place in _expert_lesions(label, dilation):
+        touching = [int(one) for one in np.unique(components[place][widened]) if one]
+        matched.update(touching)
+        if int(np.count_nonzero(label[place] & widened)) * voxel_mm3 > smallest_mm3:
+            around = _hull([place, *(places[one - 1] for one in touching)])
+            lesion = np.zeros([side.stop - side.start for side in around], dtype=bool)
+            lesion[_within(place, around)] = label[place] & widened
+            found = np.isin(components[around], touching)
             score = _score(found, lesion, spacing_mm, diagonal=diagonal, tolerance_mm=1.0)
             measured.append((score.dice, score.hd95_mm))
     false = count - len(matched)
@@ -242,20 +283,39 @@ def _lesions(
     )
 
 
-def _expert_lesions(label: Mask, dilation: int) -> Iterator[tuple[Mask, Mask]]:
-    """Each expert lesion and its widened mask."""
+def _expert_lesions(label: Mask, dilation: int) -> Iterator[tuple[Mask, tuple[slice, ...]]]:
+    """Each expert lesion's widened mask and the box that it fills.
+
+    A component of the widened label is the widened lesion: widening one voxel gives a connected whole.
+    """
     near = ndimage.generate_binary_structure(3, 2)
     wide = ndimage.binary_dilation(label, near, iterations=dilation) if dilation else label
-    merged, count = ndimage.label(wide, np.ones((3, 3, 3)))
-    for number in range(1, count + 1):
-        lesion = label & (merged == number)
-        yield lesion, ndimage.binary_dilation(lesion, near, iterations=dilation) if dilation else lesion
+    merged, _ = ndimage.label(wide, _TOUCHING)
+    for number, place in enumerate(ndimage.find_objects(merged), start=1):
+        yield merged[place] == number, place
+
+
+def _hull(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box around all."""
+    axes = zip(*boxes, strict=True)
+    return tuple(slice(min(one.start for one in axis), max(one.stop for one in axis)) for axis in axes)
+
+
+def _within(inner: tuple[slice, ...], outer: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Where a box lies in one that holds it."""
+    pairs = zip(inner, outer, strict=True)
+    return tuple(slice(one.start - other.start, one.stop - other.start) for one, other in pairs)
 
 
 def _check(
-    prediction: NDArray[np.integer[Any]], label: NDArray[np.integer[Any]], spacing_mm: Sequence[float]
+    prediction: NDArray[np.integer[Any]],
+    label: NDArray[np.integer[Any]],
+    spacing_mm: Sequence[float],
+    regions: Mapping[str, tuple[int, ...]],
 ) -> None:
     if prediction.shape != label.shape or prediction.ndim != 3:
         raise ValueError(f"label maps of shapes {prediction.shape} and {label.shape}: need one (X, Y, Z)")
     if len(spacing_mm) != 3 or min(spacing_mm) <= 0:
         raise ValueError(f"spacing {tuple(spacing_mm)}: need three positive numbers of mm")
+    if any(0 in codes for codes in regions.values()):
+        raise ValueError("code 0 is background: no region may hold it")

@@ -291,7 +291,7 @@ class TestFindings:
         assert found[0].text.startswith("ET: adapted. This is a fault of training")
 
     def test_a_region_that_no_case_has_is_no_fault_of_training(self) -> None:
-        invented = a_summary(ssa=site(adapted=scores(0.6, zero=("ET",), rule="one-empty")))
+        invented = a_summary(ssa=site(adapted=scores(0.6, zero=("ET",), rule="false")))
 
         assert "ssa: regions found where the expert marks none" in titles(
             invented, ssa=frozenset({"NCR", "ED"})
@@ -339,7 +339,7 @@ class TestFindings:
         assert "ssa: no numbers for adapted" not in told(silent, answered)
 
     def test_values_by_the_rule_for_empty_regions_are_counted(self) -> None:
-        ruled = site(adapted=scores(0.6, 0.7, zero=("ET",), rule="one-empty"))
+        ruled = site(adapted=scores(0.6, 0.7, zero=("ET",), rule="missed"))
 
         table = tables.site_scores_table("ssa", ruled, STRUCTURES)
 
