@@ -44,10 +44,10 @@ class Cache:
             DataError: as `transforms.prepare`.
         """
         path = self.folder / f"{entry_key(case, cohort, preparation)}.safetensors"
-        found = _load(path, case)
+        found = load_entry(path, case)
         if found is None:
             found = prepare(case, cohort, preparation)
-            write_atomic(path, _packed(found))
+            write_atomic(path, packed(found))
         return found
 
 
@@ -86,7 +86,8 @@ def _digest(path: Path, size: int, modified_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _packed(case: PreparedCase) -> bytes:
+def packed(case: PreparedCase) -> bytes:
+    """A prepared case as the content of an entry."""
     arrays: dict[str, NDArray[Any]] = {"image": case.image}
     if case.label is not None:
         arrays["label"] = case.label
@@ -94,8 +95,8 @@ def _packed(case: PreparedCase) -> bytes:
     return save(arrays, metadata={"about": json.dumps(about)})
 
 
-def _load(path: Path, case: Case) -> PreparedCase | None:
-    """The entry, or None where it is missing or damaged."""
+def load_entry(path: Path, case: Case) -> PreparedCase | None:
+    """The prepared case of `case` in an entry's file, or None where it is missing or damaged."""
     if not path.is_file():
         return None
     try:

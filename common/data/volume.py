@@ -79,8 +79,15 @@ def read_volume(source: ImageSource | Path, *, dtype: DTypeLike = np.float32) ->
     return read_volumes([asked], dtype=dtype)[0]
 
 
-def read_volumes(sources: Sequence[ImageSource], *, dtype: DTypeLike = np.float32) -> list[Volume]:
+def read_volumes(
+    sources: Sequence[ImageSource], *, dtype: DTypeLike = np.float32, missing: float | None = None
+) -> list[Volume]:
     """Reads scans in the order asked for; a four-dimensional file is unpacked once for all its channels.
+
+    Args:
+        sources: files and channels.
+        dtype: of the arrays.
+        missing: put in the place of NaN, where a format says what NaN means; None refuses NaN.
 
     Raises:
         DataError: as `read_volume`.
@@ -92,7 +99,7 @@ def read_volumes(sources: Sequence[ImageSource], *, dtype: DTypeLike = np.float3
             header = _header(stream, path.name)[1]
             raw = _voxels(stream, header, channels=channels, path=path)
         for channel in channels:
-            array = _finite(raw[channel or 0], header, dtype=dtype, name=path.name)
+            array = _finite(raw[channel or 0], header, dtype=dtype, name=path.name, missing=missing)
             found[ImageSource(path, channel)] = Volume(array, header.affine)
     return [found[source] for source in sources]
 
@@ -254,13 +261,17 @@ def _check_size(header: Header, path: Path) -> None:
         raise DataError(f"{path.name}: the file is larger than what its header declares", code="damaged")
 
 
-def _finite(raw: NDArray[Any], header: Header, *, dtype: DTypeLike, name: str) -> NDArray[Any]:
+def _finite(
+    raw: NDArray[Any], header: Header, *, dtype: DTypeLike, name: str, missing: float | None = None
+) -> NDArray[Any]:
     """Scaled voxels of `dtype`; the smallest and largest carry a NaN along, so two numbers tell for all."""
     with np.errstate(over="ignore", invalid="ignore"):
         array: NDArray[Any] = raw.astype(dtype)
         if (header.slope, header.intercept) != (1.0, 0.0):
             array *= header.slope
             array += header.intercept
+    if missing is not None:
+        array[np.isnan(array)] = missing
     if not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise DataError(
             f"{name}: voxels that are NaN or infinite; replace them (0 outside the head), save it again",

@@ -9,6 +9,9 @@
     acquisition.py  one scanner's protocol and faults; the same faults put on real scans
     sites.py        the sites' profiles, and one case of a site
     writer.py       a cohort of cases as a BraTS 2023 folder
+    bundles.py      white-matter bundles as tubes, displaced and interrupted
+    diffusion.py    a map like FA and one like the largest fibre orientation
+    bundle_head.py  a head with bundles, as a folder of TractSeg's kind
 
 Randomness is drawn into a parameters object first and applied afterwards. A phantom shows that the
 machinery works and in which direction a domain shift goes; it is no evidence of clinical performance.

@@ -156,6 +156,12 @@ def grid_affine(spacing_mm: float) -> NDArray[np.float64]:
     return affine
 
 
+def template_position(parameters: AnatomyParameters, *, spacing_mm: float) -> Array:
+    """MNI position (3, X, Y, Z), mm, that each voxel of the healthy subject shows; as in `build_anatomy`."""
+    rng = np.random.default_rng(parameters.seed)
+    return _template_position(parameters, grid_shape(spacing_mm), spacing_mm, rng)
+
+
 def _template_position(
     parameters: AnatomyParameters, shape: Shape, spacing_mm: float, rng: np.random.Generator
 ) -> Array:

@@ -196,18 +196,15 @@ def make_case(
     """
     if not 1 <= spacing_mm <= 4:
         raise InputError(f"phantom: spacing {spacing_mm} mm; choose 1 to 4 mm")
-    anatomy = build_anatomy(
-        draw_anatomy(generator(seed, "anatomy")), spacing_mm=spacing_mm, source=profile.anatomy
+    anatomy, parameters, grown = head(
+        profile, seed=seed, spacing_mm=spacing_mm, tumour=tumour and not healthy
     )
-    tissues, parameters, grown = {}, None, None
     acquisition = draw_acquisition(profile.scanner, generator(seed, "acquisition"))
     tissues = jittered(
         tissues_at(acquisition.protocol.field_strength_t), profile.tissue_jitter, generator(seed, "tissue")
     )
-    if tumour and not healthy:
-        parameters = draw_tumour(profile.phenotypes, generator(seed, "tumour"))
+    if parameters is not None:
         tissues = with_core(tissues, fluid=parameters.fluid, uptake=parameters.uptake)
-        grown, anatomy = grow(parameters, anatomy)
     images = _image(profile, anatomy, grown, tissues, acquisition, seed=seed)
     tissue = _tissue_label(anatomy)
     empty = np.zeros_like(tissue)
@@ -221,6 +218,20 @@ def make_case(
         tumour=parameters,
         acquisition=acquisition,
     )
+
+
+def head(
+    profile: Profile, *, seed: int, spacing_mm: float, tumour: bool = True
+) -> tuple[Anatomy, TumourParameters | None, Tumour | None]:
+    """The subject of a case of `profile` as `make_case` images it, and the tumour in it, if any."""
+    anatomy = build_anatomy(
+        draw_anatomy(generator(seed, "anatomy")), spacing_mm=spacing_mm, source=profile.anatomy
+    )
+    if not tumour:
+        return anatomy, None, None
+    parameters = draw_tumour(profile.phenotypes, generator(seed, "tumour"))
+    grown, anatomy = grow(parameters, anatomy)
+    return anatomy, parameters, grown
 
 
 def _image(
