@@ -1,0 +1,56 @@
+"""What is refused before any training, in words."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.errors import DataError, InputError
+from simulation.study.run import Setup
+
+Make = Callable[..., Setup]
+
+
+def test_fewer_patients_than_folds(tiny: Make, tiny_cohorts: dict[str, Path]) -> None:
+    with pytest.raises(DataError, match=r"cohort ssa: 2 labelled patients; at least 4 are needed"):
+        tiny(folders={"ssa": tiny_cohorts["ssa"]}, words={"folds = 2": "folds = 4"})
+    with pytest.raises(InputError, match="cohort ssa: 4 patients for 5 folds"):
+        tiny(words={"folds = 2": "folds = 5"})
+
+
+def test_a_folder_without_labels(tiny: Make, tiny_cohorts: dict[str, Path], tmp_path: Path) -> None:
+    bare = shutil.copytree(tiny_cohorts["ssa"], tmp_path / "bare")
+    for label in bare.glob("*/*-seg.nii.gz"):
+        label.unlink()
+    with pytest.raises(DataError, match="cohort ssa: no case has a label"):
+        tiny(folders={"ssa": bare})
+
+
+def test_a_missing_region(tiny: Make, tiny_cohorts: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_cohorts["ssa"], tmp_path / "copy")
+    words = (copy / "cohort.toml").read_text()
+    (copy / "cohort.toml").write_text(words.replace(", ET = 3", ""))
+    with pytest.raises(DataError, match="has no ET"):
+        tiny(folders={"ssa": copy})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('role = "target"', 'role = "source"', "roles source and target"),
+        ("source_steps = 2", "source_steps = 4", "source_steps must leave steps"),
+        ('reference = "combined"', 'reference = "pooled"', "no approach 'pooled'"),
+        ("rounds = 2", "rounds = 3", "4 steps cannot be dealt to 3 rounds"),
+        ('start = "baseline"\ntrains', 'start = "combined"\ntrains', "starts from 'combined'"),
+        ('labels = { local-only = "local only", ', "labels = { ", "one label for each"),
+        ('loss = "paper"', 'loss = "hinge"', "adaptation.loss"),
+        ("patch = 16", "patch = 20", "adaptation.patch is 20"),
+        ('"adaptation.trains" = "frozen-decoder"', '"adaptation.train" = "all"', "adaptation.train"),
+    ],
+)
+def test_a_study_that_does_not_fit_together(tiny: Make, old: str, new: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        tiny(words={old: new})
