@@ -105,7 +105,7 @@ def separability(
             domains += [int(source.role == "target")] * PATCHES_OF_A_CASE
             patients += [f"{source.name}/{case.patient}"] * PATCHES_OF_A_CASE
     found = probe(np.concatenate(features), np.array(domains), patients, seed=study.seed)
-    return {"balanced_accuracy": found.balanced_accuracy, "auc": found.auc}
+    return {"balanced_accuracy": found.balanced_accuracy, "auc": found.auc, "chance": found.chance}
 
 
 def _features(model: UNet, site: Site, case: Case, *, plan: Plan, seed: int) -> np.ndarray:
