@@ -3,9 +3,9 @@
 An adversarial discriminator at chance proves nothing: it may just have lost. A probe that is trained anew,
 on features that no longer change, and judged on patients that it has not seen, measures what is left.
 
-With few patients one half is not what a probe reaches by chance: a patient held out moves the mean of
-the rest the other way, so cross-validation of pure noise lies somewhat below, and by luck well above. The same probe
-on domains shuffled between patients shows how far luck goes.
+With few patients one half is not what a probe reaches by chance: a patient held out moves the mean of the
+others the opposite way, so cross-validation of pure noise lies somewhat below, and by luck well above. The
+same probe on domains shuffled between patients shows how far luck goes.
 """
 
 from __future__ import annotations
