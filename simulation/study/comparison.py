@@ -86,7 +86,7 @@ def compare(
     *,
     design: Design,
     seed: int,
-    margin: float = MARGIN,
+    margin: float | None = MARGIN,
     higher_is_better: bool = True,
     resamples: int = RESAMPLES,
 ) -> Comparison:
@@ -100,7 +100,7 @@ def compare(
         baseline: case -> value; the same cases.
         design: the folds, patients and clusters of these cases; it may know more cases.
         seed: of the bootstrap.
-        margin: for `non_inferior`.
+        margin: for `non_inferior`, in the metric's unit; None where none was declared: no verdict.
         higher_is_better: False for distances.
         resamples: of the bootstrap.
 
@@ -115,16 +115,16 @@ def compare(
         _fold_means(values, _of_patients(design.folds, approach, owner, "fold")),
     )
     share = mean_test_share(list(_known(design.sizes, means, "size").values()))
-    names = None
-    if design.clusters is not None:
-        cluster = _of_patients(design.clusters, approach, owner, "cluster")
-        names = [cluster[who] for who in values]
+    cluster = _of_patients(owner if design.clusters is None else design.clusters, approach, owner, "cluster")
+    names = [cluster[who] for who in values]
     notes: list[str] = []
     corrected = _or_note(lambda: corrected_t(list(means.values()), test_share_ratio=share), notes)
     drawn = _or_note(lambda: bootstrap_mean(each, seed=seed, resamples=resamples, clusters=names), notes)
     if drawn and drawn.units < FEW_UNITS:
         notes.append(f"bootstrap: {drawn.units} units are few; its interval is too narrow below {FEW_UNITS}")
-    source = corrected or drawn
+    verdict, source = None, corrected or drawn
+    if source and margin is not None:
+        verdict = non_inferior(source.interval, margin, higher_is_better=higher_is_better)
     return Comparison(
         patients=len(each),
         folds=len(means),
@@ -134,8 +134,8 @@ def compare(
         wilcoxon=wilcoxon(each),
         bootstrap=drawn,
         effect=_or_note(lambda: effect_size(each), notes),
-        verdict=non_inferior(source.interval, margin, higher_is_better=higher_is_better) if source else None,
-        verdict_from="corrected t" if corrected else "bootstrap" if drawn else None,
+        verdict=verdict,
+        verdict_from=None if verdict is None else "corrected t" if corrected else "bootstrap",
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -56,6 +56,12 @@ def test_less_is_better_for_distances() -> None:
     assert compare(BETTER, BASELINE, design=DESIGN, seed=1, higher_is_better=False).verdict == "inferior"
 
 
+def test_without_a_margin_there_is_no_verdict() -> None:
+    found = compare(BETTER, BASELINE, design=DESIGN, seed=1, margin=None)
+    assert (found.verdict, found.verdict_from) == (None, None)
+    assert found == replace(compared(BETTER), verdict=None, verdict_from=None)
+
+
 def test_cases_of_one_patient_are_averaged_first() -> None:
     """Two examinations of each of ten patients: ten differences, and fold means of patients."""
     patients = {case: f"patient-{number // 2}" for number, case in enumerate(FOLDS)}

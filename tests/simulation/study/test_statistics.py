@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 from itertools import product
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from common.errors import InputError
+from simulation.study import statistics
 from simulation.study.resampling import Interval
 from simulation.study.statistics import (
     EXACT_UP_TO,
@@ -221,3 +224,12 @@ def test_refusals() -> None:
         holm([0.5, 1.5])
     with pytest.raises(InputError, match="margin is 0"):
         non_inferior(Interval(0, 1), 0)
+
+
+def test_no_other_module_computes_statistics() -> None:
+    """One place to read what a p-value of a report means."""
+    root = Path(statistics.__file__).parents[2]
+    knows = re.compile(r"scipy\.stats|from scipy import .*\bstats\b")
+    rooms = [root / room for room in ("client", "common", "server", "simulation")]
+    found = [path for room in rooms for path in room.rglob("*.py") if knows.search(path.read_text("utf-8"))]
+    assert found == [Path(statistics.__file__)]
