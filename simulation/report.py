@@ -60,7 +60,7 @@ def write_report(run_folder: Path) -> Path:
     """
     summary = _summary(run_folder)
     plan = load_plan(run_folder / "plan.toml")
-    page = _environment().get_template(TEMPLATE).render(_content(run_folder, summary, plan))
+    page = environment().get_template(TEMPLATE).render(_content(run_folder, summary, plan))
     target = run_folder / "report.html"
     write_atomic(target, page.encode())
     return target
@@ -97,7 +97,8 @@ def _summary(run_folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this room; a study's are under `study/`."""
     loader = FileSystemLoader(Path(__file__).parent)
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
@@ -138,7 +139,7 @@ def _content(run_folder: Path, summary: Numbers, plan: Plan) -> dict[str, Any]:
         "update_share": _update_share(summary),
         "handed_out": _handed_out(events),
         "command": reproduce_command(summary, plan),
-        "versions": _versions(),
+        "versions": versions(),
         "releases": [release.title for release in list_releases(run_folder)],
     }
 
@@ -267,7 +268,8 @@ def _events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _versions() -> str:
+def versions() -> str:
+    """Versions of what computes here, in words."""
     known = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:

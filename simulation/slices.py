@@ -75,11 +75,15 @@ def outline(mask: Mask, *, spacing_mm: tuple[float, float], inset_mm: float) -> 
 
 
 def outlines(
-    plane: NDArray[Any], structures: Sequence[str], spacing_mm: tuple[float, float]
+    plane: NDArray[Any],
+    structures: Sequence[str],
+    spacing_mm: tuple[float, float],
+    *,
+    line_mm: float = LINE_MM,
 ) -> dict[str, str]:
     """Structure -> its outline in a slice of codes (rows, columns), which count from 1."""
     return {
-        name: outline(plane == code, spacing_mm=spacing_mm, inset_mm=LINE_MM / 2)
+        name: outline(plane == code, spacing_mm=spacing_mm, inset_mm=line_mm / 2)
         for code, name in enumerate(structures, start=1)
     }
 

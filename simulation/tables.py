@@ -261,12 +261,29 @@ def seconds_table(summary: Numbers) -> Table:
     )
 
 
-def plain_text(table: Table) -> str:
-    """A table for a terminal: aligned columns, ASCII alone."""
-    lines = [[ascii_text(cell) for cell in row] for row in (table.columns, *table.rows)]
+def plain_text(table: Table, *, whole: bool = False) -> str:
+    """A table for a terminal: aligned columns, ASCII alone.
+
+    Args:
+        table: its cells.
+        whole: whether the headings above the columns and the closing rows are shown too.
+    """
+    footer = table.footer if whole else ()
+    lines = [[ascii_text(cell) for cell in row] for row in (table.columns, *table.rows, *footer)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
     ruler = ["-" * width for width in widths]
-    return "\n".join(_aligned(line, widths) for line in (lines[0], ruler, *lines[1:]))
+    text = [_aligned(line, widths) for line in (lines[0], ruler, *lines[1:])]
+    return "\n".join([*([_group_line(table, widths)] if whole and table.groups else []), *text])
+
+
+def _group_line(table: Table, widths: Sequence[int]) -> str:
+    """The headings above the columns, each over the middle of those that it spans."""
+    parts, column = [], 0
+    for label, span in table.groups:
+        room = sum(widths[column : column + span]) + 2 * (span - 1)
+        parts.append(ascii_text(label)[:room].center(room, "-" if label and span > 1 else " "))
+        column += span
+    return "  ".join(parts).rstrip()
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

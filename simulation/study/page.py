@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
+from server.card import PHANTOM_SENTENCE
 from simulation.study.pictures import Picture
 from simulation.study.results import Row
 from simulation.study.spec import Data, Study
 from simulation.tables import Table
+from simulation.wording import names_text
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,20 @@ class Chart:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture with its outlines.
+    """A picture with its outlines: the scan, the expert's and the model's, side by side.
 
     Attributes:
         title: which approach, site and rank; never the name of a case.
         structures: names of the codes from 1, in their order.
+        model: what to call the model under its panel.
+        others: further models on the same slice of the same case, each with its name.
     """
 
     picture: Picture
     title: str
     structures: tuple[str, ...]
+    model: str = "model"
+    others: tuple[tuple[str, Picture], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,3 +114,32 @@ class Page:
     verdicts: tuple[Verdict, ...]
     main: Table
     sections: tuple[Section, ...]
+
+
+def notices_of(data: Data, *, shows_slices: bool) -> tuple[str, ...]:
+    """What every reader must know of the scans: which are phantoms, which were degraded, which are patients'.
+
+    Args:
+        data: the cohorts.
+        shows_slices: whether the page shows any slice.
+    """
+    phantoms = [source.name for source in data.sources if source.phantom]
+    real = [source.name for source in data.sources if not source.phantom]
+    notices = []
+    if phantoms:
+        notices.append(
+            f"Phantom results show plumbing and direction, not clinical performance. The scans of "
+            f"{names_text(phantoms)} {PHANTOM_SENTENCE}"
+        )
+    notices += [
+        f"The scans of {source.name} were degraded on purpose, to look like those of a scanner of profile "
+        f"{source.degrade}. That is no result on scans of such a scanner: their contrast stays that of the "
+        "original."
+        for source in data.sources
+        if source.degrade
+    ]
+    if real and shows_slices:
+        notices.append(
+            f"This page shows slices of the scans of {names_text(real)}. Treat it as you treat the scans."
+        )
+    return tuple(notices)

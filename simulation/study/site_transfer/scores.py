@@ -1,0 +1,169 @@
+"""The numbers of such a study by approach, metric and region, case by case.
+
+A source case is judged by the model of every fold and enters with the mean over folds; a target case is
+judged once, in the fold in which its patient is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from common.data.cases import STRUCTURES, Cohort
+from common.data.splits import split_as_planned
+from common.errors import FedGliaError
+from simulation.study.comparison import Design
+from simulation.study.page import Results
+from simulation.study.results import MEAN
+from simulation.study.site_transfer.settings import SiteTransfer
+from simulation.study.spec import open_source
+from simulation.study.statistics import FoldSize
+
+Values = Mapping[str, float]
+"""Case, as `site/name`, -> value."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured.
+
+    Attributes:
+        study: whose numbers they are.
+        structures: of the task, in their order.
+        labels: approach -> its name in tables, centralised ones first; those that have numbers.
+        values: (approach, metric, region) -> case -> value.
+        site: case -> its site.
+        fold: case of a target site -> the fold in which it was tested.
+        patient: case -> its patient.
+        sizes: fold -> patients of the target sites.
+        targets: names of the target sites.
+    """
+
+    study: SiteTransfer
+    structures: tuple[str, ...]
+    labels: Mapping[str, str]
+    values: Mapping[tuple[str, str, str], Values]
+    site: Mapping[str, str]
+    fold: Mapping[str, int]
+    patient: Mapping[str, str]
+    sizes: Mapping[int, FoldSize]
+    targets: tuple[str, ...]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """All sites, in the order of the results."""
+        return tuple(dict.fromkeys(self.site.values()))
+
+    @property
+    def design(self) -> Design:
+        """Folds and patients of the target sites, for comparisons."""
+        return Design(self.fold, self.sizes, self.patient)
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Approaches but the baseline."""
+        return tuple(name for name in self.labels if name != self.study.baseline)
+
+    def at(
+        self, sites: Sequence[str], approach: str, metric: str = "dice", region: str = MEAN
+    ) -> dict[str, float]:
+        """Case -> value at some sites; empty where it was not measured."""
+        known = self.values.get((approach, metric, region), {})
+        return {case: value for case, value in known.items() if self.site[case] in sites}
+
+    def mean(
+        self, sites: Sequence[str], approach: str, metric: str = "dice", region: str = MEAN
+    ) -> float | None:
+        """Mean over the patients of some sites; None where nothing was measured."""
+        values = self.by_patient(self.at(sites, approach, metric, region))
+        return fmean(values.values()) if values else None
+
+    def by_patient(self, values: Values) -> dict[str, float]:
+        """Patient -> mean over that patient's cases."""
+        cases: dict[str, list[float]] = {}
+        for case, value in values.items():
+            cases.setdefault(self.patient[case], []).append(value)
+        return {patient: fmean(of) for patient, of in cases.items()}
+
+
+def scores_of(results: Results) -> Scores:
+    """The numbers of a finished study of this kind."""
+    study = results.study
+    assert isinstance(study, SiteTransfer)
+    collected: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    site, fold = {}, {}
+    targets = tuple(source.name for source in results.data.role("target"))
+    for row in results.rows:
+        case = f"{row.site}/{row.case}"
+        of = collected.setdefault((row.approach, row.metric, row.region), {})
+        of.setdefault(case, []).append(row.value)
+        site[case] = row.site
+        if row.site in targets:
+            fold[case] = row.fold
+    cohorts = _cohorts(results)
+    patient = _patients(cohorts, site)
+    judged = {approach for approach, _, _ in collected}
+    return Scores(
+        study=study,
+        structures=STRUCTURES[str(study.plan.get("task", {}).get("kind", "glioma"))],
+        labels={name: label for name, label in labels_of(study).items() if name in judged},
+        values={key: {case: fmean(values) for case, values in of.items()} for key, of in collected.items()},
+        site=site,
+        fold=fold,
+        patient=patient,
+        sizes=_sizes(results, study, cohorts=cohorts, fold=fold, patient=patient),
+        targets=targets,
+    )
+
+
+def labels_of(study: SiteTransfer) -> dict[str, str]:
+    """Approach -> its name in tables, centralised ones first."""
+    named = {name: approach.label for name, approach in study.approaches.items()}
+    for run in study.federations.values():
+        named |= {name: run.labels[name] for name in run.rows.values()}
+    return named
+
+
+def _cohorts(results: Results) -> dict[str, Cohort]:
+    """The cohorts whose folders can still be read; a report is made whatever became of the others."""
+    found = {}
+    for source in results.data.sources:
+        try:
+            found[source.name] = open_source(source)
+        except (FedGliaError, OSError):
+            continue
+    return found
+
+
+def _patients(cohorts: Mapping[str, Cohort], site: Mapping[str, str]) -> dict[str, str]:
+    """Case -> patient; a case is its own patient where its folder can no longer be read."""
+    known = {
+        f"{name}/{case.name}": f"{name}/{case.patient}"
+        for name, cohort in cohorts.items()
+        for case in cohort.cases
+    }
+    return {case: known.get(case, case) for case in site}
+
+
+def _sizes(
+    results: Results,
+    study: SiteTransfer,
+    *,
+    cohorts: Mapping[str, Cohort],
+    fold: Mapping[str, int],
+    patient: Mapping[str, str],
+) -> dict[int, FoldSize]:
+    """Fold -> target patients trained on and judged; without the folders, all that are not judged train."""
+    targets = results.data.role("target")
+    everyone = {patient[case] for case in fold}
+    sizes = {}
+    for number in sorted(set(fold.values())):
+        tested = len({patient[case] for case in fold if fold[case] == number})
+        trained = len(everyone) - tested
+        if all(source.name in cohorts for source in targets):
+            plan = study.plan_for(results.data, fold=number)
+            splits = [split_as_planned(cohorts[s.name], plan, site=s.name) for s in targets]
+            trained = sum(len({case.patient for case in split.train}) for split in splits)
+        sizes[number] = FoldSize(train=max(trained, 1), test=tested)
+    return sizes
