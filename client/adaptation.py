@@ -199,7 +199,8 @@ def judge(bench: Bench, model: UNet, *, keep_predictions: bool = False) -> Numbe
 
     Returns:
         `dice` and `hd95_mm`: region -> mean over cases, and `mean` over the structures; `empty`: region ->
-        cases where the rule for empty regions gave the value; `cases`: the same, case by case (numbered).
+        cases where the rule for empty regions gave the value; `cases`: the same, case by case (numbered),
+        with `assd_mm`, `nsd` and, for glioma, `lesion_dice` and `lesion_hd95_mm`, all to six decimals.
     """
     each = [_judge_case(bench, model, case, keep_prediction=keep_predictions) for case in bench.split.test]
     structures = STRUCTURES[bench.plan.task.kind]
@@ -230,11 +231,17 @@ def _judge_case(bench: Bench, model: UNet, case: Case, *, keep_prediction: bool)
         folder = bench.site.folder / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
         write_volume(folder / f"{case.name}.nii.gz", judged.prediction)
-    return {
+    numbers: Numbers = {
         "dice": {region: score.dice for region, score in judged.regions.items()},
         "hd95_mm": {region: score.hd95_mm for region, score in judged.regions.items()},
+        "assd_mm": {region: round(score.assd_mm, 6) for region, score in judged.regions.items()},
+        "nsd": {region: round(score.nsd, 6) for region, score in judged.regions.items()},
         "rule": {region: score.rule for region, score in judged.regions.items()},
     }
+    if judged.lesions:
+        numbers["lesion_dice"] = {name: round(score.dice, 6) for name, score in judged.lesions.items()}
+        numbers["lesion_hd95_mm"] = {name: round(score.hd95_mm, 6) for name, score in judged.lesions.items()}
+    return numbers
 
 
 def current(model: UNet, names: Sequence[str]) -> dict[str, Tensor]:

@@ -22,11 +22,10 @@ import tomli_w
 from common.data.cache import Cache
 from common.data.cases import STRUCTURES, Case, Cohort
 from common.data.intake import open_cohort
-from common.data.splits import Split, split_by_patient
+from common.data.splits import Split, split_as_planned
 from common.data.transforms import Preparation, PreparedCase
 from common.errors import SiteError
 from common.plan import Plan
-from common.seeds import derive
 
 FEDERATION_VARIABLE = "FEDGLIA_FEDERATION"
 """Folder of site folders; Flower's simulation engine numbers its nodes and knows no other way to tell one."""
@@ -53,9 +52,7 @@ class Site:
 
     def split(self, plan: Plan) -> Split:
         """This site's patients: the same split for the same plan seed, whatever else changes."""
-        shares = plan.evaluation
-        seed = derive(plan.seed, "split", self.name)
-        return split_by_patient(self.cohort, seed=seed, val=shares.val_share, test=shares.test_share)
+        return split_as_planned(self.cohort, plan, site=self.name)
 
     def prepared(self, plan: Plan, cases: tuple[Case, ...]) -> list[PreparedCase]:
         """Cases on the plan's working grid, from the cache where they are there."""

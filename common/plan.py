@@ -76,7 +76,7 @@ class Adaptation(_Part):
     batch_size: Annotated[int, Field(ge=2)] = Field(2, description="patches a step, at least 2")
     patch: Annotated[int, Field(ge=16, le=256)] = Field(48, description="edge of a patch, working voxels")
     loss: Literal["cross-entropy-dice", "paper", "public-code"] = Field(
-        "cross-entropy-dice", description="'paper' and 'public-code' are those of the ren2024 preset"
+        "cross-entropy-dice", description="'paper' and 'public-code' as published; ren2024 takes no other"
     )
     optimiser: Literal["adam", "adamw", "sgd"] = Field("adam", description="local optimiser")
     optimiser_state: Literal["keep", "reset"] = Field("keep", description="moments between rounds")
@@ -142,6 +142,18 @@ class SitePlan(_Part):
 
     phantom: str | None = Field(None, description="recipe of made-up cases, when no folder is given")
     cases: Annotated[int, Field(ge=2, le=1000)] = Field(8, description="how many phantom cases")
+    folds: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="folds that the patients are dealt into for a study; 0: split by the shares"
+    )
+    fold: Annotated[int, Field(ge=0)] = Field(0, description="the fold that is tested, from 0")
+
+    @model_validator(mode="after")
+    def _tests_one_of_its_folds(self) -> SitePlan:
+        if self.folds == 1:
+            raise ValueError("folds is 1: give 2 or more, or 0 to split by the shares")
+        if self.fold >= max(self.folds, 1):
+            raise ValueError(f"fold is {self.fold}, but there are {self.folds} folds, counted from 0")
+        return self
 
 
 class Plan(_Part):
@@ -173,10 +185,8 @@ class Plan(_Part):
                 f"rounds.quorum is {self.rounds.quorum}, but the plan names {len(self.sites)} site(s): "
                 "lower the quorum or add sites"
             )
-        sigmoid = self.model.preset == "ren2024"
-        if sigmoid == (self.adaptation.loss == "cross-entropy-dice"):
-            wanted = "'paper' or 'public-code'" if sigmoid else "'cross-entropy-dice'"
-            raise ValueError(f"adaptation.loss: preset {self.model.preset} is trained with {wanted}")
+        if self.model.preset == "ren2024" and self.adaptation.loss == "cross-entropy-dice":
+            raise ValueError("adaptation.loss: preset ren2024 is trained with 'paper' or 'public-code'")
         sides = PATCH_SIDES[self.model.preset]
         if self.adaptation.patch not in sides:
             raise ValueError(

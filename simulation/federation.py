@@ -24,7 +24,7 @@ from common.data.cases import STRUCTURES
 from common.data.intake import open_cohort
 from common.data.phantom.acquisition import DEGRADATIONS
 from common.data.phantom.sites import SITES
-from common.data.splits import split_by_patient
+from common.data.splits import split_as_planned
 from common.data.transforms import expert_label
 from common.errors import InputError, SiteError
 from common.plan import Plan
@@ -161,8 +161,7 @@ def _check_start(federation: Federation) -> None:
 
 def _check_cohort(federation: Federation, name: str) -> None:
     cohort = open_cohort(federation.folders[name], name)
-    shares = federation.plan.evaluation
-    split_by_patient(cohort, seed=0, val=shares.val_share, test=shares.test_share)
+    split_as_planned(cohort, federation.plan, site=name)
     for case in cohort.labelled:
         expert_label(case, cohort, STRUCTURES[federation.plan.task.kind])
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from common.data.cases import Case, Cohort
 from common.errors import DataError
-from common.seeds import generator
+from common.plan import Plan, SitePlan
+from common.seeds import derive, generator
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,19 @@ class Split:
     val: tuple[Case, ...]
     test: tuple[Case, ...]
     notes: tuple[str, ...] = ()
+
+
+def split_as_planned(cohort: Cohort, plan: Plan, *, site: str) -> Split:
+    """The split of a site of a plan: one of its folds where it names folds, else by the plan's shares.
+
+    Raises:
+        DataError: fewer labelled patients than it takes.
+    """
+    wanted = plan.sites.get(site, SitePlan())
+    seed, shares = derive(plan.seed, "split", site), plan.evaluation
+    if wanted.folds:
+        return folds(cohort, k=wanted.folds, seed=seed, val=shares.val_share)[wanted.fold]
+    return split_by_patient(cohort, seed=seed, val=shares.val_share, test=shares.test_share)
 
 
 def split_by_patient(cohort: Cohort, *, seed: int, val: float = 0.2, test: float = 0.3) -> Split:

@@ -6,7 +6,7 @@ channel are outside the brain, or of a modality that was not acquired, and stay 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ def augment(batch: Batch, settings: Augmentation, rng: np.random.Generator) -> B
         _patch(image, label, settings, rng) for image, label in zip(batch.image, batch.label, strict=True)
     ]
     images, labels = zip(*pairs, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels))
+    return replace(batch, image=torch.stack(images), label=torch.stack(labels))
 
 
 def _patch(

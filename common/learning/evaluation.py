@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.data.cases import GLIOMA_LABELS, STRUCTURES, Case, Cohort
 from common.data.transforms import PreparedCase, expert_label
 from common.data.volume import Volume
 from common.learning.inference import predict_labels
-from common.metrics import RegionScore, scores
+from common.metrics import LesionScore, RegionScore, lesion_scores, scores
 from common.models.unet import UNet
 
 
@@ -20,10 +20,12 @@ class Judgement:
     Attributes:
         prediction: uint8 label map in the scan's own grid.
         regions: region -> score.
+        lesions: region -> score lesion by lesion; of gliomas alone.
     """
 
     prediction: Volume
     regions: Mapping[str, RegionScore]
+    lesions: Mapping[str, LesionScore] = field(default_factory=dict)
 
 
 def judge_case(
@@ -44,7 +46,8 @@ def judge_case(
     truth = expert_label(case, cohort, STRUCTURES[task])
     found = predict_labels(model, prepared, overlap=overlap, flips=flips, precision="fp32")
     regions = scores(found, truth.array, truth.spacing_mm, regions_of(task))
-    return Judgement(Volume(found, truth.affine), regions)
+    lesions = lesion_scores(found, truth.array, truth.spacing_mm) if task == "glioma" else {}
+    return Judgement(Volume(found, truth.affine), regions, lesions)
 
 
 def regions_of(task: str) -> dict[str, tuple[int, ...]]:

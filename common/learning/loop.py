@@ -11,20 +11,24 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import InputError, RunError
 from common.learning.losses import Loss, find_loss
+from common.models.domain import is_discriminators
 
 if TYPE_CHECKING:
     from common.data.sampling import Batch
+    from common.models.unet import UNet
 
 Draw = Callable[[int], "Batch"]
 Penalty = Callable[[], Tensor]
+Term = Callable[[Sequence[Tensor], "Batch", int], Tensor]
+"""Encoder features (finest first), batch and step -> what is added to the loss; see `alignment`."""
 Precision = Literal["fp32", "bf16"]
 POWER = 0.75
 """Exponent of the source paper's learning-rate decay."""
@@ -60,7 +64,7 @@ class Trained:
     """What a call of `train` did.
 
     Attributes:
-        losses: one for each step, penalty included.
+        losses: one for each step, penalty and alignment included.
         optimiser_state: `<parameter>/<slot>` -> tensor; give it back to go on where this call stopped.
         seconds: spent in steps, drawing included.
         precision: what `auto` came to.
@@ -83,12 +87,14 @@ def train(
     steps: int | None = None,
     optimiser_state: Mapping[str, Tensor] | None = None,
     penalty: Penalty | None = None,
+    alignment: Term | None = None,
+    loss: Loss | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """Train `names` of `model` in place, on the device where it is.
 
     Args:
-        model: gives logits at the resolution of its input.
+        model: gives logits at the resolution of its input; with `alignment` it is a `UNet`.
         draw: step -> batch of image (B, C, ...) and label (B, ...); the same step gives the same batch.
         settings: how to train.
         total_steps: length of the learning-rate schedule.
@@ -97,6 +103,9 @@ def train(
         steps: how many steps to make; None: up to `total_steps`.
         optimiser_state: of the call before, None for a fresh one.
         penalty: added to the loss of each step, see `proximal`.
+        alignment: added to it too, computed in float32 whatever `precision` says; see
+            `common.learning.alignment`.
+        loss: in the place of `settings.loss`, for a task whose labels are no codes.
         on_step: called after each step with its index and loss.
 
     Raises:
@@ -105,7 +114,9 @@ def train(
     """
     device = next(model.parameters()).device
     precision = resolve_precision(settings.precision, device)
-    optimiser, loss = build_optimiser(model, settings, names), find_loss(settings.loss)
+    optimiser = build_optimiser(model, settings, names)
+    sigmoid = getattr(model, "activation", "") == "sigmoid"
+    loss = loss or find_loss(settings.loss, "sigmoid" if sigmoid else "softmax")
     load_state(optimiser, names, optimiser_state or {})
     last_step = total_steps if steps is None else first_step + steps
     losses: list[float] = []
@@ -114,9 +125,10 @@ def train(
     for step in range(first_step, last_step):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(settings, step, total_steps=total_steps)
-        batch = draw(step)
-        image, label = batch.image.to(device), batch.label.to(device)
-        value = _objective(model, image, label, loss=loss, penalty=penalty, precision=precision)
+        batch = _moved(draw(step), device)
+        value = _objective(model, batch, step, loss=loss, alignment=alignment, precision=precision)
+        if penalty is not None:
+            value = value + penalty()
         losses.append(_step(value, optimiser, step=step, clip_norm=settings.clip_norm))
         if on_step is not None:
             on_step(step, losses[-1])
@@ -155,8 +167,11 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def proximal(model: nn.Module, names: Sequence[str], *, mu: float) -> Penalty:
-    """FedProx (Li et al., MLSys 2020): mu/2 times the squared distance of `names` to their values now."""
-    chosen = set(names)
+    """FedProx (Li et al., MLSys 2020): mu/2 times the squared distance of `names` to their values now.
+
+    A discriminator among the names is left out: it is no part of the model that is held together.
+    """
+    chosen = {name for name in names if not is_discriminators(name)}
     pairs = [(p, p.detach().clone()) for name, p in model.named_parameters() if name in chosen]
 
     def penalty() -> Tensor:
@@ -204,18 +219,22 @@ def load_state(optimiser: torch.optim.Optimizer, names: Sequence[str], state: Ma
 
 
 def _objective(
-    model: nn.Module,
-    image: Tensor,
-    label: Tensor,
-    *,
-    loss: Loss,
-    penalty: Penalty | None,
-    precision: Precision,
+    model: nn.Module, batch: Batch, step: int, *, loss: Loss, alignment: Term | None, precision: Precision
 ) -> Tensor:
-    with autocast(image.device, precision):
-        logits = model(image)
-    value = loss(logits, label)
-    return value if penalty is None else value + penalty()
+    if alignment is None:
+        with autocast(batch.image.device, precision):
+            logits = model(batch.image)
+        return loss(logits, batch.label)
+    network = cast("UNet", model)
+    with autocast(batch.image.device, precision):
+        features = network.encode(batch.image)
+        logits = network.decode(features, batch.image)
+    return loss(logits, batch.label) + alignment(features, batch, step)
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    domain = None if batch.domain is None else batch.domain.to(device)
+    return replace(batch, image=batch.image.to(device), label=batch.label.to(device), domain=domain)
 
 
 def _step(value: Tensor, optimiser: torch.optim.Optimizer, *, step: int, clip_norm: float | None) -> float:

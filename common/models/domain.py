@@ -13,6 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+DISCRIMINATOR = "discriminator"
+"""The child under which a network carries its discriminator while it trains, and never after."""
+
 
 class _Reversal(torch.autograd.Function):
     @staticmethod
@@ -34,9 +37,15 @@ def reverse_gradient(x: Tensor, strength: float) -> Tensor:
     return cast(Tensor, _Reversal.apply(x, strength))  # type: ignore[no-untyped-call]
 
 
+def is_discriminators(name: str) -> bool:
+    """Whether a parameter of a network, by its name, belongs to the discriminator and not to the model."""
+    return name.startswith(f"{DISCRIMINATOR}.")
+
+
 def pooled(features: Sequence[Tensor]) -> Tensor:
-    """Feature maps of the encoder, finest first -> (B, C) mean of the bottleneck over space."""
-    return features[-1].float().mean(dim=(2, 3, 4))
+    """Feature maps, finest first -> (B, C) mean of the bottleneck over space, in float32 at least."""
+    bottleneck = features[-1]
+    return bottleneck.to(torch.promote_types(bottleneck.dtype, torch.float32)).mean(dim=(2, 3, 4))
 
 
 class Discriminator(nn.Module):

@@ -167,7 +167,7 @@ class UNet(nn.Module):
     def __init__(self, preset: Preset, *, in_channels: int, classes: int) -> None:
         super().__init__()
         self.preset, self.divisor, self.activation = preset.name, preset.divisor, preset.activation
-        self.in_channels, self.classes = in_channels, classes
+        self.in_channels, self.classes, self.widths = in_channels, classes, preset.widths
         self.encoder, self.decoder = _body(preset, in_channels)
         self.head = _head(preset, in_channels=in_channels, classes=classes)
         if isinstance(self.head, Head):
@@ -179,8 +179,20 @@ class UNet(nn.Module):
         Raises:
             InputError: a side that is not divisible by the preset's divisor, or another number of channels.
         """
+        return self.decode(self.encode(image), image)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """(B, C, D, H, W) -> the encoder's feature maps, finest first, the bottleneck last.
+
+        Raises:
+            InputError: as `forward`.
+        """
         self._check(image)
-        return cast(Tensor, self.head(self.decoder(self.encoder(image)), image))
+        return cast("list[Tensor]", self.encoder(image))
+
+    def decode(self, features: list[Tensor], image: Tensor) -> Tensor:
+        """What `encode` gave for `image` -> logits (B, classes, D, H, W)."""
+        return cast(Tensor, self.head(self.decoder(features), image))
 
     def _check(self, image: Tensor) -> None:
         sides = tuple(image.shape[2:])

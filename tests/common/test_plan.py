@@ -179,11 +179,28 @@ def test_a_quorum_that_can_never_be_met_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "loss", "patch"),
-    [("nano", "paper", 48), ("base", "public-code", 48), ("ren2024", "cross-entropy-dice", 128)],
+    [("nano", "paper", 48), ("base", "public-code", 48), ("ren2024", "paper", 128)],
 )
-def test_a_loss_that_is_not_the_presets_is_refused(preset: str, loss: str, patch: int) -> None:
-    said = refusal(model={"preset": preset}, adaptation={"loss": loss, "patch": patch})
-    assert f"adaptation.loss: preset {preset} is trained with" in said
+def test_the_published_losses_suit_every_preset(preset: str, loss: str, patch: int) -> None:
+    plan = small(model={"preset": preset}, adaptation={"loss": loss, "patch": patch})
+    assert plan.adaptation.loss == loss
+
+
+def test_a_loss_that_is_not_the_presets_is_refused() -> None:
+    said = refusal(model={"preset": "ren2024"}, adaptation={"loss": "cross-entropy-dice", "patch": 128})
+    assert "adaptation.loss: preset ren2024 is trained with 'paper' or 'public-code'" in said
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ({"folds": 1}, "folds is 1: give 2 or more, or 0"),
+        ({"folds": 3, "fold": 3}, "fold is 3, but there are 3 folds, counted from 0"),
+        ({"fold": 1}, "fold is 1, but there are 0 folds"),
+    ],
+)
+def test_a_fold_that_is_not_there_is_refused(site: dict[str, int], words: str) -> None:
+    assert words in refusal(sites={"one": site})
 
 
 @pytest.mark.parametrize(("preset", "patch"), [("nano", 50), ("base", 40), ("ren2024", 64), ("ren2024", 144)])

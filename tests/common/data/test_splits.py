@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.data.cases import Case, Cohort
-from common.data.splits import Split, folds, split_by_patient
+from common.data.splits import Split, folds, split_as_planned, split_by_patient
 from common.errors import DataError
+from common.plan import Plan, parse
+from common.seeds import derive
 
 
 def cohort(patients: int, *, visits: int = 1, unlabelled: int = 0) -> Cohort:
@@ -81,6 +83,32 @@ def test_folds_test_every_patient_once(count: int, k: int, seed: int) -> None:
         assert train
         assert len(train | val | test) == len(train) + len(val) + len(test)
         assert train | val | test == set(whole.patients)
+
+
+def planned(**site: int) -> Plan:
+    data = {"schema": 1, "name": "x", "seed": 5, "rounds": {"quorum": 1}, "sites": {"ssa": site}}
+    return parse(data, origin="test")
+
+
+def test_a_plan_without_folds_splits_by_its_shares() -> None:
+    plan, seed = planned(), derive(5, "split", "ssa")
+    assert split_as_planned(cohort(9), plan, site="ssa") == split_by_patient(cohort(9), seed=seed)
+
+
+def test_a_site_that_the_plan_does_not_name_is_split_too() -> None:
+    expected = split_by_patient(cohort(9), seed=derive(5, "split", "elsewhere"))
+    assert split_as_planned(cohort(9), planned(), site="elsewhere") == expected
+
+
+def test_the_folds_of_a_plan_are_those_of_cross_validation() -> None:
+    expected = folds(cohort(9), k=3, seed=derive(5, "split", "ssa"), val=0.2)
+    found = [split_as_planned(cohort(9), planned(folds=3, fold=number), site="ssa") for number in range(3)]
+    assert tuple(found) == expected
+
+
+def test_a_plan_of_more_folds_than_patients() -> None:
+    with pytest.raises(DataError, match="cohort site: 4 labelled patients; at least 5"):
+        split_as_planned(cohort(4), planned(folds=5), site="ssa")
 
 
 def test_one_fold_is_none() -> None:

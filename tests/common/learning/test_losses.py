@@ -7,7 +7,20 @@ import torch
 from monai.losses import DiceCELoss, DiceLoss
 
 from common.errors import InputError
-from common.learning.losses import cross_entropy_dice, find_loss, paper, public_code, soft_dice
+from common.learning.losses import (
+    LOSSES,
+    cross_entropy_dice,
+    find_loss,
+    paper,
+    paper_softmax,
+    public_code,
+    public_code_softmax,
+    soft_dice,
+)
+from common.models.unet import Activation
+
+FORMS = [(name, activation) for name, forms in LOSSES.items() for activation in forms]
+CHANNELS = {"softmax": 4, "sigmoid": 3}
 
 
 def test_soft_dice_of_a_hand_drawn_pair() -> None:
@@ -51,35 +64,55 @@ def test_public_code_is_mean_squared_error_alone_and_paper_adds_a_real_cross_ent
     assert paper(logits, label).item() == pytest.approx(0.3 + 0.7 * 3 * math.log(2), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cross-entropy-dice", "paper", "public-code"])
-def test_a_better_guess_costs_less(name: str) -> None:
+@pytest.mark.parametrize(("name", "activation"), FORMS)
+def test_a_better_guess_costs_less(name: str, activation: Activation) -> None:
     label = torch.tensor([0, 1, 2, 3, 1, 2, 3, 0]).reshape(1, 2, 2, 2)
-    channels = 4 if name == "cross-entropy-dice" else 3
+    channels, loss = CHANNELS[activation], find_loss(name, activation)
     right = torch.nn.functional.one_hot(label, 4).movedim(-1, 1)[:, 4 - channels :].float() * 8 - 4
 
-    assert find_loss(name)(right, label) < find_loss(name)(torch.zeros_like(right), label)
+    assert loss(right, label) < loss(torch.zeros_like(right), label)
 
 
-@pytest.mark.parametrize("name", ["cross-entropy-dice", "paper", "public-code"])
-def test_unlabelled_voxels_are_left_out(name: str) -> None:
+@pytest.mark.parametrize(("name", "activation"), FORMS)
+def test_unlabelled_voxels_are_left_out(name: str, activation: Activation) -> None:
     # Two batches that differ only where nobody labelled cost the same, and nothing is learned there.
-    channels = 4 if name == "cross-entropy-dice" else 3
+    channels, loss = CHANNELS[activation], find_loss(name, activation)
     label = torch.tensor([0, 1, 2, 3, -1, -1, -1, -1]).reshape(1, 2, 2, 2)
     one = torch.randn(1, channels, 2, 2, 2, generator=torch.Generator().manual_seed(1), requires_grad=True)
     other = torch.where(label[:, None] < 0, one + 3.0, one)
-    value = find_loss(name)(one, label)
+    value = loss(one, label)
     (slope,) = torch.autograd.grad(value, one)
 
-    assert value.item() == pytest.approx(find_loss(name)(other, label).item(), abs=1e-6)
+    assert value.item() == pytest.approx(loss(other, label).item(), abs=1e-6)
     assert (slope[:, :, 1] == 0).all()
     assert (slope[:, :, 0] != 0).any()
 
 
-@pytest.mark.parametrize("name", ["cross-entropy-dice", "paper", "public-code"])
-def test_a_batch_without_labels_costs_nothing(name: str) -> None:
-    logits = torch.randn(2, 3, 2, 2, 2, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize(("name", "activation"), FORMS)
+def test_a_batch_without_labels_costs_nothing(name: str, activation: Activation) -> None:
+    logits = torch.randn(2, CHANNELS[activation], 2, 2, 2, generator=torch.Generator().manual_seed(1))
 
-    assert find_loss(name)(logits, torch.full((2, 2, 2, 2), -1)).item() == 0.0
+    assert find_loss(name, activation)(logits, torch.full((2, 2, 2, 2), -1)).item() == 0.0
+
+
+def test_the_published_losses_of_a_softmax_network_by_hand() -> None:
+    # softmax 1/4 everywhere: each structure is right in 2 of 8 voxels, (2 * 9/16 + 6 * 1/16) / 8 = 3/16;
+    # entropy ln 4 at each voxel
+    logits = torch.zeros(1, 4, 2, 2, 2)
+    label = torch.arange(8).reshape(1, 2, 2, 2) % 4
+
+    assert public_code_softmax(logits, label).item() == pytest.approx(0.4 * 3 * 3 / 16, rel=1e-6)
+    assert paper_softmax(logits, label).item() == pytest.approx(0.225 + 0.7 * math.log(4), rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "activation"), FORMS)
+def test_float64_logits_are_computed_in_float64(name: str, activation: Activation) -> None:
+    label = torch.randint(0, 4, (1, 2, 2, 2), generator=torch.Generator().manual_seed(2))
+    logits = torch.randn(1, CHANNELS[activation], 2, 2, 2, dtype=torch.float64)
+    value = find_loss(name, activation)(logits, label)
+
+    assert value.dtype == torch.float64
+    assert value.item() == pytest.approx(find_loss(name, activation)(logits.float(), label).item(), rel=1e-5)
 
 
 def test_cross_entropy_dice_equals_monai() -> None:
@@ -97,4 +130,9 @@ def test_cross_entropy_dice_equals_monai() -> None:
 
 def test_unknown_loss_is_refused_by_naming_the_known() -> None:
     with pytest.raises(InputError, match="cross-entropy-dice, paper, public-code"):
-        find_loss("focal")
+        find_loss("focal", "softmax")
+
+
+def test_a_loss_without_a_form_for_the_network_is_refused_by_naming_those_that_have_one() -> None:
+    with pytest.raises(InputError, match="not made for a sigmoid network; choose one of paper, public-code"):
+        find_loss("cross-entropy-dice", "sigmoid")

@@ -129,6 +129,17 @@ def test_shipped_models_fit_their_network_and_are_small(name: str) -> None:
     assert path.stat().st_size < 1.95e6
 
 
+def test_features_can_be_taken_on_the_way_and_change_nothing() -> None:
+    model = build_unet("nano", in_channels=4, classes=4, seed=0)
+    image = torch.randn(1, 4, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = model.encode(image)
+
+    assert [level.shape[1] for level in features] == [16, 32, 64, 80]
+    assert torch.equal(model.decode(features, image), model(image))
+    with pytest.raises(InputError, match="divisible by 16"):
+        model.encode(image[..., :24])
+
+
 def test_softmax_probabilities_sum_to_one() -> None:
     model = build_unet("nano", in_channels=4, classes=3, seed=0)
     seen = probabilities(model, torch.tensor([0.0, 0.0, 0.0]).reshape(1, 3, 1, 1, 1))
