@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from simulation.study.bundle_shift import pieces as bundle_shift
+from simulation.study.bundle_shift.findings import page as bundle_shift_page
+from simulation.study.bundle_shift.settings import BundleShift
 from simulation.study.jobs import Job
 from simulation.study.page import Page, Results
 from simulation.study.site_transfer import pieces as site_transfer
@@ -32,5 +35,6 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
+    "bundle-shift": Kind(BundleShift, bundle_shift.check, bundle_shift.jobs, bundle_shift_page),
     "site-transfer": Kind(SiteTransfer, site_transfer.check, site_transfer.jobs, site_transfer_page),
 }

@@ -166,6 +166,35 @@ def ratio_of_means(
     return Ratio(estimate=estimate, bound=bounds[counts[0] > 0, counts[1] > 0], censored=counts)
 
 
+def ratio_of_differences(above: Sequence[float], below: Sequence[float], *, seed: int) -> Estimate:
+    """Mean of `above` over mean of `below`, which may have any sign, paired by unit.
+
+    State it only where the interval of the mean of `below` does not touch 0: else the ratio could be
+    anything. Resamples in which `below` sums to 0 are left out.
+
+    Args:
+        above: (N,) e.g. the drop of each patient after fine-tuning.
+        below: (N,) e.g. the drop of the same patients before.
+        seed: of the draws.
+
+    Raises:
+        InputError: fewer than two pairs, other lengths, a value that is not finite, or `below` sums to 0.
+    """
+    one, other = finite(above, "ratio", at_least=2), finite(below, "ratio", at_least=2)
+    if len(one) != len(other):
+        raise InputError(f"ratio: {len(one)} and {len(other)} values; give pairs")
+    if abs(other.sum()) <= 1e-12 * np.abs(other).sum():
+        raise InputError("ratio: what it would be relative to is 0 on average")
+
+    def ratio(index: Index) -> Values:
+        total = other[index].sum(axis=1)
+        usable = np.abs(total) > 1e-12 * np.abs(other).sum()
+        share = np.full_like(total, np.nan)
+        return np.asarray(np.divide(one[index].sum(axis=1), total, out=share, where=usable))
+
+    return _estimate(float(one.sum() / other.sum()), ratio, len(one), seed=seed, resamples=RESAMPLES)
+
+
 def spearman(
     x: Sequence[float],
     y: Sequence[float],

@@ -64,7 +64,7 @@ TUBES: Mapping[str, Tube] = {
 }  # fmt: skip
 """Name -> course. Synthetic: see the module."""
 
-NEIGHBOUR_SD_MM, SHIFT_SD_MM, RADIUS_SD = 1.0, 1.5, 0.08
+NEIGHBOUR_SD_MM, SHIFT_SD_MM, RADIUS_SD = 1.0, 1.0, 0.08
 """How subjects differ beyond their anatomy: each point, the whole curve, and the log radius."""
 
 WHITE = 0.5
