@@ -65,9 +65,9 @@ def run(
     How many jobs run at once, and where a study was interrupted, changes no number.
 
     \b
-    fedglia study run ssa-transfer --preset smoke --out studies/smoke
-    fedglia study run gtv-transfer --data hippocampus=H --data glioma=G --out studies/gtv
-    fedglia study run ssa-transfer --preset smoke --out studies/smoke --resume
+    fedglia study run ssa-transfer --preset smoke --out runs/smoke
+    fedglia study run gtv-transfer --data hippocampus=H --data glioma=G --out runs/gtv
+    fedglia study run ssa-transfer --preset smoke --out runs/smoke --resume
     """  # noqa: D301 - click reads the character \b, not a backslash
     from simulation.preparation import cores
     from simulation.study.run import carry_out, prepare

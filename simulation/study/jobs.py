@@ -70,7 +70,7 @@ class Job:
         do: a function at the top of a module: (workplace, **arguments) -> Outcome.
         arguments: what can be sent to another process.
         needs: jobs that must be done before.
-        cost: expected time relative to the other jobs, for the time left.
+        cost: expected time relative to the other jobs, above 0, for the time left.
     """
 
     name: str
@@ -145,7 +145,8 @@ class _Clock:
     def line(self, job: Job, seconds: float, *, done: int, of: int) -> str:
         self.spent_s += seconds
         self.spent_cost += job.cost
-        left_s = (sum(self.costs) - self.spent_cost) * self.spent_s / self.spent_cost / self.workers
+        pace_s = self.spent_s / max(self.spent_cost, 1e-9)
+        left_s = (sum(self.costs) - self.spent_cost) * pace_s / self.workers
         left = f"about {_duration(left_s)} left" if done < of else "all done"
         return f"[{done}/{of}] {job.name}: {_duration(seconds)}; {left}"
 

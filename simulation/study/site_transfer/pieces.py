@@ -58,7 +58,7 @@ def jobs(study: SiteTransfer, data: Data) -> list[Job]:
             f"cohorts/{source.name}",
             make_cohort,
             {"study": study, "data": data, "source": source},
-            cost=source.cases / 100,
+            cost=max(source.cases, 20) / 100,
         )
         for source in data.sources
     ]
