@@ -20,7 +20,7 @@ ROW = 19
 COLOURS = 7
 """Classes c0 to c6 of the style sheet; a further series begins again with another marker."""
 
-LETTER = 6.1
+LETTER = 6.8
 """About how wide a letter is in a chart, pixels; rather too wide, so that words have room."""
 
 
@@ -100,11 +100,11 @@ def room(names: Sequence[str], *, least: float) -> float:
     return max(least, 24 + LETTER * max((len(name) for name in names), default=0))
 
 
-def ticks(low: float, high: float, count: int) -> tuple[float, ...]:
-    """About `count` round numbers around both limits."""
+def ticks(low: float, high: float, count: int, *, whole: bool = False) -> tuple[float, ...]:
+    """About `count` round numbers around both limits, whole ones if asked for."""
     if high <= low:
         high = low + 1
-    return tuple(float(tick) for tick in MaxNLocator(nbins=count).tick_values(low, high))
+    return tuple(float(tick) for tick in MaxNLocator(nbins=count, integer=whole).tick_values(low, high))
 
 
 def whole_ticks(first: int, last: int) -> tuple[float, ...]:

@@ -123,7 +123,8 @@ def band_chart(
     if not points:
         return Markup("")
     first, last = min(point.x for point in points), max(point.x for point in points)
-    x_ticks = [tick for tick in ticks(first, last, 8) if first <= tick <= last]
+    whole = all(float(point.x).is_integer() for point in points)
+    x_ticks = [tick for tick in ticks(first, last, 8, whole=whole) if first <= tick <= last]
     y_ticks = ticks(min(0.0, *(p.low for p in points)), max(p.high for p in points), 5)
     frame = Frame(
         (first, max(last, first + 1e-9)),

@@ -213,11 +213,15 @@ def _federated(scores: Scores, dice: Compared) -> Iterator[Verdict]:
             one = dice.get((name, other or ""))
             if one is not None and other is not None and _joined(scores, name):
                 yield Verdict(
-                    f"{scores.labels[name]} is not inferior to {scores.labels[other]} by more than "
+                    f"{_capital(scores.labels[name])} is not inferior to {scores.labels[other]} by more than "
                     f"{study.margin:g} mean Dice (declared margin)",
                     answers.get(one.verdict, "undecided"),
                     f"difference {difference_text(one)}",
                 )
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _joined(scores: Scores, name: str) -> bool:

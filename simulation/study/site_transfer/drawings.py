@@ -85,7 +85,7 @@ def curve_charts(results: Results, study: SiteTransfer, labels: Mapping[str, str
 def _curves(points: Points, x_label: str, y_label: str, what: str) -> Chart:
     bands = [charts.Band(name, _points(repeated)) for name, repeated in points.items() if repeated]
     words = (
-        f"Mean {what} by {x_label.split(' (')[0]}, for {', '.join(points)}. Lines are means over folds, "
+        f"Mean {what} by {x_label.split(' (')[0]}, for {'; '.join(points)}. Lines are means over folds, "
         "bands reach from the lowest to the highest fold."
     )
     return Chart(charts.band_chart(bands, x_label=x_label, y_label=y_label, summary=words), words)

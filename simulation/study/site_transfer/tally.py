@@ -10,7 +10,7 @@ import numpy as np
 
 from simulation.study.comparison import Comparison
 from simulation.study.page import Results
-from simulation.study.resampling import bootstrap_mean
+from simulation.study.resampling import FEW_UNITS, bootstrap_mean
 from simulation.study.results import MEAN
 from simulation.study.site_transfer.contrasts import (
     Pair,
@@ -170,7 +170,6 @@ def gaps_table(scores: Scores, dice: Mapping[Pair, Comparison]) -> Table | None:
         ("federated", "centralised", "gap, 95 % interval", "bootstrap interval", "p, Holm", "verdict"),
         tuple(rows),
         groups=(("", 2), ("corrected t", 1), ("patients", 1), ("Wilcoxon", 1), ("", 1)),
-        numeric=False,
     )
 
 
@@ -185,7 +184,7 @@ def site_gaps_table(scores: Scores) -> Table | None:
         return None
     return Table(
         f"Gap to {scores.labels.get(reference, reference)} at each site, mean Dice; intervals by bootstrap "
-        "of the site's patients",
+        f"of the site's patients, from {FEW_UNITS} of them",
         ("approach", *scores.sites),
         tuple(rows),
     )
@@ -197,7 +196,7 @@ def _site_gap(scores: Scores, approach: str, other: str, site: str) -> str:
     each = list(scores.by_patient(shared).values())
     if not each:
         return UNKNOWN
-    if len(each) < 2:
+    if len(each) < FEW_UNITS:
         return gain_text(fmean(each))
     return f"{gain_text(fmean(each))} {interval_text(bootstrap_mean(each, seed=scores.study.seed).interval)}"
 
