@@ -6,7 +6,7 @@ round that is asked for twice gives the same update twice, on any engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from common.data.sampling import Batch, draw_batch
 from common.data.splits import Split
 from common.data.transforms import PreparedCase
 from common.data.volume import write_volume
+from common.learning.alignment import site_term
 from common.learning.augmentation import Augmentation, augment
 from common.learning.evaluation import judge_case
 from common.learning.inference import predict
@@ -76,7 +77,7 @@ class Bench:
         names = ("batch", self.site.name, stream, step)
         batch = draw_batch(
             self.training_cases,
-            patch=(wanted.patch,) * 3,
+            patch=wanted.patch_sides,
             size=wanted.batch_size,
             rng=generator(self.plan.seed, *names),
         )
@@ -111,20 +112,46 @@ def train_round(
     names: Sequence[str],
     round_number: int,
     optimiser_state: Mapping[str, Tensor],
+    domain: int | None = None,
+    on_domain_loss: Callable[[float], None] | None = None,
 ) -> Trained:
-    """One round's local steps on `names` of `model`, in place."""
-    wanted = bench.plan.adaptation
+    """One round's local steps on `names` of `model`, in place.
+
+    Args:
+        bench: the site and the plan.
+        model: as it was received; with a `domain`, its discriminator included.
+        names: what trains; with a `domain`, the discriminator's parameters too.
+        round_number: from 1.
+        optimiser_state: of the round before.
+        domain: number of the site's domain, None where nothing is aligned.
+        on_domain_loss: see `common.learning.alignment.site_term`.
+    """
+    wanted, aligned = bench.plan.adaptation, bench.plan.alignment
     penalty = proximal(model, names, mu=wanted.proximal_mu) if wanted.proximal_mu > 0 else None
+    first_step = (round_number - 1) * wanted.local_steps
+    alignment = None
+    if domain is not None:
+        alignment = site_term(
+            model,
+            domain=domain,
+            method=aligned.method,
+            progress=(round_number - 1) / bench.plan.rounds.count,
+            first_step=first_step,
+            discriminator_steps=aligned.discriminator_steps,
+            weight=aligned.weight,
+            on_loss=on_domain_loss,
+        )
     return train(
         model,
         lambda step: bench.draw("rounds", step),
         bench.settings(),
         total_steps=bench.plan.total_steps,
         names=names,
-        first_step=(round_number - 1) * wanted.local_steps,
+        first_step=first_step,
         steps=wanted.local_steps,
         optimiser_state=optimiser_state,
         penalty=penalty,
+        alignment=alignment,
     )
 
 

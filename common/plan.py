@@ -27,8 +27,10 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Side = Annotated[int, Field(ge=16, le=256)]
+Patch = Side | Annotated[list[Side], Field(min_length=3, max_length=3)]
 
-PATCH_SIDES = {"nano": range(16, 257, 16), "base": range(16, 257, 16), "ren2024": range(128, 257, 64)}
+PATCH_SIDES = {"nano": range(16, 257, 16), "base": range(16, 257, 16), "ren2024": range(64, 257, 64)}
 """Preset -> edges of a patch, in voxels, that its network takes."""
 
 
@@ -74,7 +76,7 @@ class Adaptation(_Part):
     local_steps: Count = Field(30, description="training steps a site makes in each round")
     adapt_steps: Annotated[int, Field(ge=0)] = Field(60, description="steps of a site after the last round")
     batch_size: Annotated[int, Field(ge=2)] = Field(2, description="patches a step, at least 2")
-    patch: Annotated[int, Field(ge=16, le=256)] = Field(48, description="edge of a patch, working voxels")
+    patch: Patch = Field(48, description="edge of a patch, working voxels, or its three edges")
     loss: Literal["cross-entropy-dice", "paper", "public-code"] = Field(
         "cross-entropy-dice", description="'paper' and 'public-code' as published; ren2024 takes no other"
     )
@@ -87,11 +89,24 @@ class Adaptation(_Part):
     augment: bool = Field(True, description="random flips, contrast, noise, resolution")
     precision: Literal["auto", "fp32", "bf16"] = Field("fp32", description="arithmetic of the training step")
 
+    @property
+    def patch_sides(self) -> tuple[int, int, int]:
+        """Edges of a patch along the axes of a prepared case."""
+        x, y, z = (self.patch,) * 3 if isinstance(self.patch, int) else self.patch
+        return x, y, z
+
 
 class Alignment(_Part):
     """How the domains of different sites are brought together."""
 
-    method: Literal["none"] = Field("none", description="no alignment")
+    method: Literal["none", "dann", "dann-no-reversal", "dann-detached"] = Field(
+        "none", description="what the encoder learns from a discriminator of domains"
+    )
+    domains: Literal["field-strength", "site"] = Field(
+        "field-strength", description="what tells domains apart: cohort.toml's field_strength_t, or the site"
+    )
+    weight: Positive = Field(0.02, description="of the domain loss, beside that of the segmentation")
+    discriminator_steps: Count = Field(5, description="steps of a round in which it learns at a site")
 
 
 class Rounds(_Part):
@@ -187,13 +202,33 @@ class Plan(_Part):
             )
         if self.model.preset == "ren2024" and self.adaptation.loss == "cross-entropy-dice":
             raise ValueError("adaptation.loss: preset ren2024 is trained with 'paper' or 'public-code'")
-        sides = PATCH_SIDES[self.model.preset]
-        if self.adaptation.patch not in sides:
+        self._check_patch()
+        self._can_be_aligned()
+        return self
+
+    def _can_be_aligned(self) -> None:
+        wanted = self.alignment
+        if wanted.method == "none":
+            return
+        if self.adaptation.trains not in ("all", "frozen-decoder"):
+            raise ValueError(
+                f"alignment.method '{wanted.method}' moves the encoder, which adaptation.trains "
+                f"'{self.adaptation.trains}' leaves as it is: train 'all' or 'frozen-decoder'"
+            )
+        if wanted.domains == "site" and len(self.sites) < 2:
+            raise ValueError(
+                f"alignment.method '{wanted.method}' needs two domains or more, and the plan names one site"
+            )
+
+    def _check_patch(self) -> None:
+        sides, given = PATCH_SIDES[self.model.preset], self.adaptation.patch_sides
+        single_voxel = self.model.preset == "ren2024" and max(given) == sides.start
+        if single_voxel or not all(side in sides for side in given):
+            least = "; one of three edges is 128 or more" if self.model.preset == "ren2024" else ""
             raise ValueError(
                 f"adaptation.patch is {self.adaptation.patch}: preset {self.model.preset} takes "
-                f"{sides.start} to {sides[-1]} in steps of {sides.step}"
+                f"{sides.start} to {sides[-1]} in steps of {sides.step}{least}"
             )
-        return self
 
     @property
     def site_names(self) -> tuple[str, ...]:

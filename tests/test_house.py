@@ -335,6 +335,8 @@ def choices(field: FieldInfo) -> str:
     if typing.get_origin(field.annotation) is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(field.annotation))
     kinds: dict[object, str] = {int: "whole number", float: "number", bool: "`true`, `false`"}
+    if field.annotation == plan.Patch:
+        return "whole number from 16 to 256, or a list of three"
     return " ".join([kinds.get(field.annotation, "text"), *filter(None, map(bound_words, field.metadata))])
 
 

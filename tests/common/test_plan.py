@@ -306,3 +306,13 @@ def test_a_file_beside_me_wins_over_a_shipped_plan(tmp_path: Path, monkeypatch: 
 def test_every_key_says_what_it_is() -> None:
     keys = [*keys_of(Plan), *keys_of(plans.SitePlan)]
     assert [key for key, field in keys if not field.description] == []
+
+
+def test_a_patch_may_have_three_edges() -> None:
+    paper = small(model={"preset": "ren2024"}, adaptation={"loss": "paper", "patch": [128, 192, 128]})
+    assert paper.adaptation.patch_sides == (128, 192, 128)
+    assert parse(paper.as_dict(), origin="again").sha256 == paper.sha256
+    assert small(adaptation={"patch": 32}).adaptation.patch_sides == (32, 32, 32)
+    least = refusal(model={"preset": "ren2024"}, adaptation={"loss": "paper", "patch": [64, 64, 64]})
+    assert "one of three edges is 128 or more" in least
+    assert "'adaptation.patch" in refusal(adaptation={"patch": [32, 32]})

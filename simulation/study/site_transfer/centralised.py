@@ -83,7 +83,7 @@ class _Trial:
         share = wanted.batch_size // len(self.domains)
         parts = [
             draw_batch(
-                cases, patch=(wanted.patch,) * 3, size=share, rng=generator(self.study.seed, *stream, number)
+                cases, patch=wanted.patch_sides, size=share, rng=generator(self.study.seed, *stream, number)
             )
             for number, cases in enumerate(self.domains)
         ]

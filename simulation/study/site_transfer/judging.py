@@ -111,7 +111,7 @@ def separability(
 def _features(model: UNet, site: Site, case: Case, *, plan: Plan, seed: int) -> np.ndarray:
     rng = generator(seed, "probe", site.name, case.name)
     prepared: Sequence[Any] = site.prepared(plan, (case,))
-    batch = draw_batch(prepared, patch=(plan.adaptation.patch,) * 3, size=PATCHES_OF_A_CASE, rng=rng)
+    batch = draw_batch(prepared, patch=plan.adaptation.patch_sides, size=PATCHES_OF_A_CASE, rng=rng)
     model.eval()
     with torch.inference_mode():
         image = batch.image.to(next(model.parameters()).device)
