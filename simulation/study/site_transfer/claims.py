@@ -122,16 +122,16 @@ def _no_region_collapsed(scores: Scores) -> Iterator[Verdict]:
     }
     if not means:
         return
-    lost = [
-        f"{scores.labels[name]}: {region} {mean:.3f}"
-        for (name, region), mean in means.items()
-        if mean < COLLAPSED
-    ]
+    lost: dict[str, list[str]] = {}
+    for (name, region), mean in means.items():
+        if mean < COLLAPSED:
+            lost.setdefault(scores.labels[name], []).append(f"{region} {mean:.3f}")
+    named = [f"{label} ({', '.join(regions)})" for label, regions in lost.items()]
     (name, region), least = min(means.items(), key=lambda item: item[1])
     yield Verdict(
         f"No region collapsed: mean Dice of at least {COLLAPSED} in every region of every adapted approach",
         "no" if lost else "yes",
-        "; ".join(lost) or f"lowest: {region} under {scores.labels[name]}, {least:.3f}",
+        "; ".join(named) or f"lowest: {region} under {scores.labels[name]}, {least:.3f}",
     )
 
 
@@ -250,7 +250,7 @@ def lead(scores: Scores, dice: Compared) -> str:
     text = (
         f"On {len({scores.patient[case] for case in scores.fold})} patients of {names_text(scores.targets)}, "
         f"each tested once, mean Dice is {before:.3f} under {scores.labels[study.baseline]} and "
-        f"{pooled[1]:.3f} under the best centralised approach, {scores.labels[pooled[0]]}"
+        f"{pooled[1]:.3f} under the centralised approach that did best here, {scores.labels[pooled[0]]}"
         + (f" (difference {difference_text(gain)})." if gain else ".")
     )
     gap = dice.get((joined[0], study.reference)) if joined else None

@@ -66,7 +66,8 @@ def _cautions(results: Results, scores: Scores) -> Iterator[str]:
         yield (
             f"{count_text(patients, 'target patient')} in {count_text(len(scores.sizes), 'fold')} are few: "
             f"the corrected t has {count_text(max(len(scores.sizes) - 1, 0), 'degree')} of freedom and wide "
-            "intervals. One seed was trained; another would give other numbers."
+            "intervals; one that leaves -1 to +1 says nothing at all. One seed was trained; another would "
+            "give other numbers."
         )
     if scores.structures == PAPER_TASK:
         yield (
@@ -94,7 +95,16 @@ def _sections(
             folded=True,
         )
     yield Section("Differences", "differences", charts=(forest_chart(scores, dice),))
-    yield Section("Every case", "cases", tables=(spread_table(scores),), charts=(dots_chart(scores),))
+    yield Section(
+        "Every case",
+        "cases",
+        (
+            "The rule of BraTS 2023 holds for what is empty: a structure that neither the expert nor the "
+            "model marks has Dice 1 and 0 mm; one that only one of them marks has Dice 0 and the image's diagonal.",
+        ),
+        (spread_table(scores),),
+        (dots_chart(scores),),
+    )
     yield Section("Lesion by lesion", "lesions", tables=_known(lesion_table(scores)))
     yield Section(
         "Site by site, and what federation costs",

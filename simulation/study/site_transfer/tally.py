@@ -152,7 +152,8 @@ def gaps_table(scores: Scores, dice: Mapping[Pair, Comparison]) -> Table | None:
         for other in (study.reference, counterpart(study, name)):
             one = dice.get((name, other or ""))
             if one is not None and other is not None:
-                verdict = f"{one.verdict or UNKNOWN}{f' (by {one.verdict_from})' if one.verdict_from else ''}"
+                by_patient = " (by bootstrap)" if one.verdict_from == "bootstrap" else ""
+                verdict = f"{one.verdict or UNKNOWN}{by_patient}"
                 rows.append(
                     (
                         scores.labels[name],
