@@ -50,6 +50,11 @@ class Split:
     at_home: tuple[str, ...]
     folds: tuple[tuple[str, ...], ...]
 
+    @property
+    def fold_of(self) -> dict[str, int]:
+        """Patient -> the fold in which it is tested, in the order of names."""
+        return dict(sorted((name, fold) for fold, names in enumerate(self.folds) for name in names))
+
 
 def check_real(study: BundleShift, data: Data) -> None:
     """Refuse real folders that cannot be used; reads lists of files and headers alone.
@@ -140,7 +145,7 @@ def make_healthy(place: Workplace, *, study: BundleShift, data: Data) -> Outcome
 def make_cell(place: Workplace, *, study: BundleShift, data: Data, cell: str) -> Outcome:
     """One cell's patients: written where they are phantoms, prepared, and what the tumour did as rows."""
     source, rows = patient_source(data), []
-    fold_of = {name: fold for fold, names in enumerate(split_of(study, data).folds) for name in names}
+    fold_of = split_of(study, data).fold_of
     if source.phantom is not None:
         protocol = healthy_source(data) if CELLS[cell].protocol == "source" else source
         for name in _names(source):

@@ -91,7 +91,7 @@ def _cautions(results: Results, study: BundleShift, scores: Scores) -> Iterator[
         yield (
             "The bundles are synthetic tubes on both sides of the head. The truth is the displaced tube, "
             "less the tumour's core; oedema leaves it in place and lowers anisotropy. FA-like and peak-like "
-            "maps are drawn from tissue fractions, not from a simulation of diffusion, and have no distortion."
+            "maps are drawn from tissue fractions; they are no simulation of diffusion, and undistorted."
         )
     else:
         yield (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +30,15 @@ def judge(
     data: Data,
     modality: str,
     cell: str,
-    names: Sequence[str],
+    fold_of: Mapping[str, int],
     approach: str,
-    fold: int,
 ) -> tuple[list[Row], list[Picture]]:
-    """Rows of every named subject of a cell, and a picture of each."""
+    """Rows of every subject of a cell that `fold_of` names (-1: none), and a picture of each."""
     bundles = bundles_of(study, data)
     subjects = {subject.name: subject for subject in subjects_in(data, cell)}
     rows, pictures = [], []
-    for name, case in zip(names, prepared(place, data, cell, names, modality=modality), strict=True):
+    cases = prepared(place, data, cell, tuple(fold_of), modality=modality)
+    for (name, fold), case in zip(fold_of.items(), cases, strict=True):
         truth = truth_of(subjects[name], bundles)
         found = found_bits(model, case)
         regions = scores(found, truth.array, truth.spacing_mm, bits_of(bundles))

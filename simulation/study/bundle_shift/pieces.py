@@ -112,7 +112,7 @@ def judge_healthy(place: Workplace, *, study: BundleShift, data: Data, modality:
     """Judge the model of the healthy on every subject of a cell; keeps pictures of the patients."""
     split, bundles = split_of(study, data), bundles_of(study, data)
     model = load_network(study, place.of(healthy_job(modality)) / MODEL, bundles=len(bundles))
-    names = split.at_home if cell == AT_HOME else tuple(sorted(sum(split.folds, ())))
+    fold_of = dict.fromkeys(split.at_home, -1) if cell == AT_HOME else split.fold_of
     rows, pictures = judge(
         place,
         model,
@@ -120,9 +120,8 @@ def judge_healthy(place: Workplace, *, study: BundleShift, data: Data, modality:
         data=data,
         modality=modality,
         cell=cell,
-        names=names,
+        fold_of=fold_of,
         approach=approach_name(modality, HEALTHY),
-        fold=-1,
     )
     if cell == PATIENTS:
         keep(place.folder, pictures)
@@ -152,9 +151,8 @@ def fine_tune(place: Workplace, *, study: BundleShift, data: Data, modality: str
             data=data,
             modality=modality,
             cell=cell,
-            names=tested,
+            fold_of=dict.fromkeys(tested, fold),
             approach=approach_name(modality, TUNED),
-            fold=fold,
         )
         rows += more
         if cell == PATIENTS:
