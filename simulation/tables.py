@@ -281,7 +281,8 @@ def _group_line(table: Table, widths: Sequence[int]) -> str:
     parts, column = [], 0
     for label, span in table.groups:
         room = sum(widths[column : column + span]) + 2 * (span - 1)
-        parts.append(ascii_text(label)[:room].center(room, "-" if label and span > 1 else " "))
+        words = ascii_text(label if len(label) <= room else label.partition(" (")[0])
+        parts.append(words[:room].center(room, "-" if label and span > 1 else " "))
         column += span
     return "  ".join(parts).rstrip()
 

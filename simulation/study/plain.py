@@ -64,8 +64,10 @@ def csv_files(page: Page) -> dict[str, str]:
 
 
 def columns_of(table: Table) -> list[str]:
-    """Names of the columns, each with the heading above it: `Dice NCR`."""
-    above = [label for label, span in table.groups for _ in range(span)] or [""] * len(table.columns)
+    """Names of the columns, each with the heading above it, less what that has in brackets: `Dice NCR`."""
+    above = [label.partition(" (")[0] for label, span in table.groups for _ in range(span)] or [""] * len(
+        table.columns
+    )
     return [f"{label} {name}".strip() for label, name in zip(above, table.columns, strict=True)]
 
 

@@ -100,7 +100,8 @@ def _sections(
         "cases",
         (
             "The rule of BraTS 2023 holds for what is empty: a structure that neither the expert nor the "
-            "model marks has Dice 1 and 0 mm; one that only one of them marks has Dice 0 and the image's diagonal.",
+            "model marks has Dice 1 and 0 mm; one that only one of them marks has Dice 0 and the "
+            "image's diagonal.",
         ),
         (spread_table(scores),),
         (dots_chart(scores),),

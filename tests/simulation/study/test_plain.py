@@ -13,7 +13,7 @@ TABLE = Table(
     "A caption",
     ("approach", "NCR", "NCR"),
     (("a|b", "\N{MINUS SIGN}0.100", "12.0"), ("c", "\N{PLUS-MINUS SIGN}0.000", "\N{EN DASH}")),
-    groups=(("", 1), ("Dice", 1), ("HD95", 1)),
+    groups=(("", 1), ("Dice (more is better)", 1), ("HD95", 1)),
     strong=(1,),
     footer=(("mean", "0.1", "2"),),
 )
