@@ -28,6 +28,7 @@ from common.codec import CODECS
 from common.errors import FedGliaError, RefusedUpdate, RunError
 from common.files import append_line
 from common.instruction import Instruction
+from common.learning.alignment import attach
 from common.learning.finetuning import trainable_names
 from common.models.network import build, build_from
 from common.models.unet import UNet
@@ -91,13 +92,20 @@ def _receive(site: Site, words: Instruction, content: RecordDict) -> RecordDict:
 
 def _train_round(site: Site, words: Instruction, content: RecordDict) -> RecordDict:
     bench = Bench(site, words.plan)
-    model, names, layout, received = _global_model(site, words, content)
+    model, names, layout, received = _global_model(site, words, content, discriminator=True)
     state = SiteState(site.folder / "state" / words.run)
     kept = state.before(words.round_number)
     residual = kept.pop("residual", None)
     validation = adaptation.validate(bench, model)
+    domain_losses: list[float] = []
     trained = adaptation.train_round(
-        bench, model, names=names, round_number=words.round_number, optimiser_state=kept
+        bench,
+        model,
+        names=names,
+        round_number=words.round_number,
+        optimiser_state=kept,
+        domain=words.domain,
+        on_domain_loss=domain_losses.append,
     )
     difference = wire.flatten(adaptation.current(model, names), layout) - received
     packed, owed = CODECS[words.plan.aggregation.codec].encode(
@@ -114,6 +122,7 @@ def _train_round(site: Site, words: Instruction, content: RecordDict) -> RecordD
             "validation_dice": validation,
             "train_s": trained.seconds,
             "precision": trained.precision,
+            **({"domain_loss": float(np.mean(domain_losses))} if domain_losses else {}),
         }
     )
     return reply
@@ -150,15 +159,24 @@ def _alone(site: Site, words: Instruction, content: RecordDict) -> RecordDict:
 
 
 def _global_model(
-    site: Site, words: Instruction, content: RecordDict
+    site: Site, words: Instruction, content: RecordDict, *, discriminator: bool = False
 ) -> tuple[UNet, tuple[str, ...], wire.Layout, np.ndarray]:
-    """The global model that a message speaks of: the known start with the message's weights laid over it."""
+    """The global model that a message speaks of: the known start with the message's weights laid over it.
+
+    With `discriminator`, and where the plan aligns domains, the message brings one beside the model.
+    """
     start = _start_file(site, words.start)
     if not start.is_file():
         raise RefusedUpdate("the starting model was never received here", code="no-start")
     model = build_from(words.plan, load(start).tensors)
     names = trainable_names(model, words.plan.adaptation.trains, new_head=words.new_head)
     layout = wire.Layout.of(adaptation.current(model, names))
+    if discriminator and words.plan.alignment.method != "none":
+        if words.domain is None:
+            raise RefusedUpdate("the plan aligns domains, and the hub names none", code="malformed")
+        added = attach(model, domains=words.domains, seed=0)
+        layout = layout.followed_by(wire.Layout.of(adaptation.current(model, added)))
+        names = (*names, *added)
     payload = wire.read_weights(content, layout)
     model.load_state_dict(wire.unflatten(payload.flat, layout), strict=False)
     return model, names, layout, payload.flat

@@ -19,6 +19,10 @@ from common.plan import Plan, parse
 if TYPE_CHECKING:
     from flwr.app import ConfigRecord, RecordDict
 
+MAX_DOMAINS = 4096
+"""Outputs of a discriminator that a site is ready to make."""
+
+_WORDS = {"run", "plan", "round", "start", "new_head"}
 _HEX = re.compile(r"[0-9a-f]{32,64}")
 
 
@@ -32,6 +36,8 @@ class Instruction:
         round_number: 0 before the first round, the last round's number after it.
         start: SHA-256 of the whole first global model, which a site keeps under that name.
         new_head: whether the head was exchanged for this task.
+        domain: number of the site's domain, from 0; None where nothing is aligned.
+        domains: how many there are; 0 where nothing is aligned.
     """
 
     run: str
@@ -39,6 +45,8 @@ class Instruction:
     round_number: int
     start: str
     new_head: bool
+    domain: int | None = None
+    domains: int = 0
 
     @cached_property
     def plan(self) -> Plan:
@@ -55,15 +63,16 @@ class Instruction:
 
     def record(self) -> ConfigRecord:
         """The instruction as it travels."""
-        return wire.pack_metrics(
-            {
-                "run": self.run,
-                "plan": self.plan_toml,
-                "round": self.round_number,
-                "start": self.start,
-                "new_head": self.new_head,
-            }
-        )
+        words: dict[str, Any] = {
+            "run": self.run,
+            "plan": self.plan_toml,
+            "round": self.round_number,
+            "start": self.start,
+            "new_head": self.new_head,
+        }
+        if self.domain is not None:
+            words |= {"domain": self.domain, "domains": self.domains}
+        return wire.pack_metrics(words)
 
 
 def read(content: RecordDict) -> Instruction:
@@ -74,16 +83,22 @@ def read(content: RecordDict) -> Instruction:
             what a newer hub asks for in words that this site does not know must not be half done.
     """
     words: dict[str, Any] = wire.read_metrics(content, wire.INSTRUCTION)
-    if set(words) != {"run", "plan", "round", "start", "new_head"}:
+    if set(words) not in (_WORDS, _WORDS | {"domain", "domains"}):
         raise RefusedUpdate("the instruction lacks a part, or has one not known here", code="malformed")
     if not all(isinstance(word, str) and _HEX.fullmatch(word) for word in (words["run"], words["start"])):
         raise RefusedUpdate("the instruction names no run or no starting model", code="malformed")
     if type(words["round"]) is not int or words["round"] < 0 or type(words["new_head"]) is not bool:
         raise RefusedUpdate("the instruction's round or new_head is of a wrong type", code="malformed")
+    domain, domains = words.get("domain", 0), words.get("domains", 1)
+    if type(domain) is not int or type(domains) is not int or not 0 <= domain < domains <= MAX_DOMAINS:
+        raise RefusedUpdate("the instruction's domain is none of its domains", code="malformed")
+    aligned = "domain" in words
     return Instruction(
         run=words["run"],
         plan_toml=str(words["plan"]),
         round_number=words["round"],
         start=words["start"],
         new_head=words["new_head"],
+        domain=domain if aligned else None,
+        domains=domains if aligned else 0,
     )

@@ -89,6 +89,10 @@ class Layout:
         """SHA-256 of names, shapes and types."""
         return hashlib.sha256(json.dumps(self.columns()).encode()).hexdigest()
 
+    def followed_by(self, other: Layout) -> Layout:
+        """One buffer that holds what this layout describes, then what `other` does."""
+        return Layout(self.entries + other.entries)
+
     def columns(self) -> tuple[list[str], list[str], list[str]]:
         """Names, shapes as "32x4x3", and types: the form in which the table travels."""
         names = [name for name, _, _ in self.entries]

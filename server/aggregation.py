@@ -13,6 +13,8 @@ its bias with the exponent round + 1, which the paper does not do at all; `yogi`
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -58,6 +60,32 @@ class Optimiser:
     beta_1: float = 0.9
     beta_2: float = 0.99
     tau: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of every update that is folded for itself: values `start` to `stop` of `update`."""
+
+    update: Vector
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, part: slice) -> Flat:
+        start, stop, _ = part.indices(len(self))
+        return self.update[self.start + start : self.start + stop]
+
+
+def domain_weights(domains: Sequence[int]) -> list[int]:
+    """Whole-number weights with which each domain counts as much as any other, whatever its number of sites.
+
+    Args:
+        domains: number of each site's domain.
+    """
+    common = math.lcm(*Counter(domains).values())
+    return [common // domains.count(number) for number in domains]
 
 
 def fold(rule: str, updates: Sequence[Vector], weights: Sequence[int], *, beta: float = 0.2) -> Wide:

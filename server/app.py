@@ -19,6 +19,7 @@ from common.learning.finetuning import trainable_names
 from common.models.network import build
 from server import stages
 from server.card import compose_card, lineage_of
+from server.domains import agree, first_discriminator
 from server.exchange import ask
 from server.registry import list_releases, make_release
 from server.roster import Roster, greet_newcomers, meet
@@ -69,12 +70,15 @@ def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
     run.event("run opened", plan=run.plan.sha256, round=model.round_number, of=run.plan.rounds.count)
     _sum_up(run, roster, "running")
     meet(grid, run, words, roster, deadline_s=min(MEET_DEADLINE_S, run.plan.rounds.deadline_s))
+    agree(run, roster)
+    model = _with_discriminator(run, model, roster)
     _hand_out(grid, run, roster, start, words)
     first = GlobalModel(dict(start.tensors), model.layout, {}).message(words)
     stages.run_stage(grid, run, roster, stages.BEFORE, first)
     while model.round_number < run.plan.rounds.count:
         if len(roster.nodes) < len(run.plan.sites):
             greet_newcomers(grid, run, words, roster, deadline_s=LATECOMER_DEADLINE_S)
+            agree(run, roster)
             _hand_out(grid, run, roster, start, words)
         model = run_round(grid, run, roster, model, words)
         run.point("last", model.round_number)
@@ -98,6 +102,14 @@ def _latest(run: Run, start: Start) -> GlobalModel:
     number = run.last_round() or 0
     checkpoint, server_state = run.load_round(number)
     return GlobalModel(dict(checkpoint.tensors), layout, server_state, number)
+
+
+def _with_discriminator(run: Run, model: GlobalModel, roster: Roster) -> GlobalModel:
+    """Before the first round of a plan that aligns domains there is none yet; later it is in the state."""
+    if not roster.domains or model.discriminator:
+        return model
+    fresh = first_discriminator(run.plan, domains=len(roster.domain_names))
+    return replace(model, server_state={**model.server_state, **fresh})
 
 
 def _hand_out(grid: Grid, run: Run, roster: Roster, start: Start, words: Instruction) -> None:

@@ -27,11 +27,15 @@ class Roster:
         nodes: site -> Flower node id, in the plan's order.
         facts: site -> what it said about itself (counts, field strength, notes).
         strangers: nodes that are none of the plan's sites, or that refused; not asked again.
+        domains: site -> number of its domain; empty where nothing is aligned.
+        domain_names: what the domains are called, in the order of their numbers.
     """
 
     nodes: dict[str, int] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     strangers: set[int] = field(default_factory=set)
+    domains: dict[str, int] = field(default_factory=dict)
+    domain_names: tuple[str, ...] = ()
 
     def weight_limit(self, site: str) -> int:
         """The most that a site may claim to weigh: the training patients it declared."""

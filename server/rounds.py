@@ -15,9 +15,10 @@ from common import wire
 from common.codec import CODECS, Flat
 from common.errors import QuorumError, RefusedUpdate
 from common.instruction import Instruction
-from server.aggregation import Optimiser, fold, step
+from common.models.domain import is_discriminators
+from server.aggregation import Optimiser, Section, domain_weights, fold, step
 from server.exchange import Answer, ask
-from server.gate import Expectation, Spool, admit, judge
+from server.gate import Expectation, Spool, Spooled, admit, judge
 from server.roster import Roster
 from server.run import Run
 from server.stages import busy_seconds
@@ -27,6 +28,8 @@ Numbers = dict[str, Any]
 _REPORTED = {"train_s": 1e9, "loss": 1e9, "validation_dice": 1.0}
 """What a site reports beside its update, with the most that is believed; sums of these stay finite."""
 
+_REPORTED_IF_ALIGNED = {"domain_loss": 1e9}
+
 
 @dataclass(frozen=True)
 class GlobalModel:
@@ -35,7 +38,8 @@ class GlobalModel:
     Attributes:
         tensors: the whole model.
         layout: the parameters that train, and so travel.
-        server_state: the server optimiser's memory.
+        server_state: what the hub keeps to itself: the server optimiser's memory and, where domains are
+            aligned, the discriminator, which travels in rounds and is no part of the model.
     """
 
     tensors: dict[str, Tensor]
@@ -47,6 +51,26 @@ class GlobalModel:
     def flat(self) -> Flat:
         """What travels, as one vector."""
         return wire.flatten(self.tensors, self.layout)
+
+    @property
+    def discriminator(self) -> dict[str, Tensor]:
+        """The discriminator by its names in the network; empty where nothing is aligned."""
+        return {name: value for name, value in self.server_state.items() if is_discriminators(name)}
+
+    @property
+    def round_layout(self) -> wire.Layout:
+        """What travels in a round: the parameters that train, then the discriminator."""
+        return self.layout.followed_by(wire.Layout.of(self.discriminator))
+
+    def questions(self, roster: Roster, words: Instruction) -> dict[str, RecordDict]:
+        """What each site is sent in a round: the same weights, and the number of its own domain."""
+        layout = self.round_layout
+        packed, _ = CODECS["fp32"].encode(wire.flatten({**self.tensors, **self.discriminator}, layout))
+        content = wire.pack_weights(packed, layout, round_number=words.round_number)
+        return {
+            site: RecordDict({**content, wire.INSTRUCTION: _told(roster, site, words).record()})
+            for site in roster.nodes
+        }
 
     def message(self, words: Instruction) -> RecordDict:
         """The content that carries this model to a site."""
@@ -82,15 +106,15 @@ def run_round(grid: Grid, run: Run, roster: Roster, model: GlobalModel, words: I
         QuorumError: too few usable updates; a resumed run opens this round again.
     """
     number = model.round_number + 1
-    question = model.message(replace(words, round_number=number))
-    current = _open(number, run, roster, model.layout)
+    layout = model.round_layout
+    questions = model.questions(roster, replace(words, round_number=number))
+    current = _open(number, run, roster, layout)
     run.event("round opened", round=number, sites=list(roster.nodes))
-    questions = dict.fromkeys(roster.nodes, question)
     for answer in ask(grid, roster.nodes, questions, wire.ROUND, deadline_s=run.plan.rounds.deadline_s):
-        _take_in(answer, current, run, roster, model.layout)
+        _take_in(answer, current, run, roster, layout)
     _refuse_outliers(current, run)
     _check_quorum(current, run)
-    moved = _fold(current, run, model)
+    moved = _fold(current, run, model, roster)
     record = _record(current, run)
     run.close_round(number, tensors=moved.tensors, record=record, server_state=moved.server_state)
     current.spool.clear()
@@ -127,7 +151,8 @@ def _take_in(answer: Answer, current: _OpenRound, run: Run, roster: Roster, layo
         current.note(site, "refused", refusal.code)
         run.event("update refused", round=current.number, site=site, code=refusal.code, detail=str(refusal))
         return
-    said = {key: _number(numbers.get(key), most) for key, most in _REPORTED.items()}
+    reported = _REPORTED | (_REPORTED_IF_ALIGNED if roster.domains else {})
+    said = {key: _number(numbers.get(key), most) for key, most in reported.items()}
     sent = CODECS[run.plan.aggregation.codec].nbytes(layout.size)
     current.note(site, "folded", numbers={**said, "bytes_up": sent, "update_norm": norm})
     run.event("site answered", round=current.number, site=site, loss=said["loss"], seconds=round(busy_s, 3))
@@ -156,17 +181,40 @@ def _check_quorum(current: _OpenRound, run: Run) -> None:
     )
 
 
-def _fold(current: _OpenRound, run: Run, model: GlobalModel) -> GlobalModel:
+def _told(roster: Roster, site: str, words: Instruction) -> Instruction:
+    if not roster.domains:
+        return words
+    return replace(words, domain=roster.domains[site], domains=len(roster.domain_names))
+
+
+def _fold(current: _OpenRound, run: Run, model: GlobalModel, roster: Roster) -> GlobalModel:
     """The next global model; sites are folded in the plan's order, whoever answered first."""
     wanted = run.plan.aggregation
     updates = [current.spool.open(site) for site in run.plan.site_names if site in current.folded()]
-    merged = fold(wanted.fold, updates, [update.weight for update in updates])
+    models = [Section(update, 0, model.layout.size) for update in updates]
+    merged = fold(wanted.fold, models, [update.weight for update in updates])
     optimiser = Optimiser(name=wanted.server_optimiser, learning_rate=wanted.server_learning_rate)
     flat, memory = step(
         model.flat, merged, model.server_state, optimiser=optimiser, round_number=current.number
     )
     tensors = {**model.tensors, **wire.unflatten(flat, model.layout)}
-    return GlobalModel(tensors, model.layout, memory, current.number)
+    discriminator = _fold_discriminator(updates, model, roster)
+    return GlobalModel(tensors, model.layout, {**memory, **discriminator}, current.number)
+
+
+def _fold_discriminator(updates: list[Spooled], model: GlobalModel, roster: Roster) -> dict[str, Tensor]:
+    """The next discriminator: a plain mean in which domains count alike, however the model is merged.
+
+    One that heard of a single domain in this round would learn to name that one always: it stays as it was.
+    """
+    before = model.discriminator
+    domains = [roster.domains[update.site] for update in updates] if before else []
+    if len(set(domains)) < 2:
+        return before
+    parts = [Section(update, model.layout.size, len(update)) for update in updates]
+    layout = wire.Layout.of(before)
+    flat = wire.flatten(before, layout) + fold("mean", parts, domain_weights(domains))
+    return wire.unflatten(flat.astype("float32"), layout)
 
 
 def _record(current: _OpenRound, run: Run) -> Numbers:

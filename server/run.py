@@ -4,6 +4,8 @@
     RUN/lock hub.lock                      held by the one process that writes (lock: a whole simulation)
     RUN/events.jsonl                       a log for people; nothing is read back from it
     RUN/checkpoints/round-0003.safetensors a closed round is one whose checkpoint exists
+    RUN/checkpoints/round-0003.server.safetensors   what the hub remembers besides, where it does
+    RUN/domains.json                       where domains are aligned: their numbers
     RUN/rounds/round-0003.json             who answered, numbers; written just before its checkpoint
     RUN/stages/<stage>/<site>.json         what a site reported after, or before, the rounds
     RUN/spool/                             replies of the open round; worthless after a kill
@@ -65,7 +67,7 @@ class Run:
         return self.folder / "checkpoints" / f"round-{round_number:04d}.safetensors"
 
     def server_state_file(self, round_number: int) -> Path:
-        """The server optimiser's memory after a round."""
+        """What the hub itself remembers after a round: the optimiser's memory, and the discriminator."""
         return self.folder / "checkpoints" / f"round-{round_number:04d}.server.safetensors"
 
     def event(self, kind: str, **facts: object) -> None:
@@ -88,10 +90,10 @@ class Run:
         record: Mapping[str, Any],
         server_state: Mapping[str, Tensor],
     ) -> None:
-        """Keep a round for good: record and optimiser first, the checkpoint last, as it closes the round."""
+        """Keep a round for good: record and server state first, the checkpoint last: it closes the round."""
         self.write_json(self.folder / "rounds" / f"round-{round_number:04d}.json", record)
         if server_state:
-            facts = {"kind": "server optimiser", "round": round_number}
+            facts = {"kind": "server state", "round": round_number}
             save(self.server_state_file(round_number), server_state, facts)
         self.keep_checkpoint(round_number, tensors, {})
 
@@ -116,7 +118,7 @@ class Run:
         return [json.loads(file.read_text()) for file in files]
 
     def load_round(self, round_number: int) -> tuple[Checkpoint, dict[str, Tensor]]:
-        """The global model and the server optimiser's memory after a closed round."""
+        """The global model and the server's own state after a closed round."""
         state_file = self.server_state_file(round_number)
         server_state = dict(load(state_file).tensors) if state_file.is_file() else {}
         return load(self.checkpoint_file(round_number)), server_state

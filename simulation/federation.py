@@ -29,6 +29,7 @@ from common.data.transforms import expert_label
 from common.errors import InputError, SiteError
 from common.plan import Plan
 from server import app as hub
+from server.domains import domain_of, table_of
 from server.run import Listener, check_free, create, exclusive
 from server.start import GIVEN_FILE, starting_model
 from simulation.grid import HUB_NODE, RUN_ID, LocalGrid
@@ -82,7 +83,8 @@ def check(federation: Federation) -> None:
             folders than the run in the run directory was started with.
         DataError: a folder that cannot be read, has too few patients, or whose labels do not fit.
         CheckpointError: the plan's first model is not there or does not fit.
-        InputError: Flower's engine is asked for and not installed.
+        InputError: the plan aligns domains and there are fewer than two; or Flower's engine is asked for and
+            not installed.
     """
     plan = federation.plan
     _check_start(federation)
@@ -101,6 +103,7 @@ def check(federation: Federation) -> None:
             )
         else:
             _check_known(part.phantom, tuple(SITES), f"site '{name}': there is no phantom '{part.phantom}'")
+    _check_domains(federation)
     if federation.engine == "flower" and importlib.util.find_spec("ray") is None:
         raise InputError(
             "--engine flower needs Ray, which is not installed here: "
@@ -164,6 +167,33 @@ def _check_cohort(federation: Federation, name: str) -> None:
     split_as_planned(cohort, federation.plan, site=name)
     for case in cohort.labelled:
         expert_label(case, cohort, STRUCTURES[federation.plan.task.kind])
+
+
+def _check_domains(federation: Federation) -> None:
+    """The hub would only leave a site out that does not say its domain; here it can be mended at once."""
+    plan = federation.plan
+    if plan.alignment.method == "none":
+        return
+    found = {
+        name: domain_of(plan, name, {"field_strength_t": strength, "degraded": federation.degrade.get(name)})
+        for name, strength in _field_strengths(federation).items()
+    }
+    table_of(plan, found)
+    silent = [name for name, domain in found.items() if domain is None]
+    if silent:
+        raise SiteError(
+            f"site '{silent[0]}': its cohort.toml declares no field_strength_t, which plan {plan.name} tells "
+            "domains by: declare it, or set alignment.domains to 'site'"
+        )
+
+
+def _field_strengths(federation: Federation) -> dict[str, float | None]:
+    return {
+        name: open_cohort(federation.folders[name], name).field_strength_t
+        if name in federation.folders
+        else SITES[str(part.phantom)].field_strength_t
+        for name, part in federation.plan.sites.items()
+    }
 
 
 def _check_same_data(federation: Federation, name: str) -> None:

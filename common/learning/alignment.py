@@ -119,6 +119,7 @@ def site_term(
     first_step: int,
     discriminator_steps: int = DISCRIMINATOR_STEPS,
     weight: float = WEIGHT,
+    on_loss: Callable[[float], None] | None = None,
 ) -> Term:
     """The domain loss at a site of one domain, for one round.
 
@@ -130,6 +131,8 @@ def site_term(
         first_step: of the round.
         discriminator_steps: steps of the round in which the site's own discriminator learns.
         weight: of the domain loss.
+        on_loss: called in each step with the cross-entropy of the discriminator that was received, which
+            costs ln(domains) where it knows nothing.
 
     Raises:
         InputError: an unknown method, or no discriminator.
@@ -141,6 +144,8 @@ def site_term(
         seen = pooled(features)
         target = torch.full((len(seen),), domain, device=seen.device)
         value = functional.cross_entropy(received(reverse_gradient(seen, strength)), target)
+        if on_loss is not None:
+            on_loss(float(value.detach()))
         if step - first_step < discriminator_steps:
             taught = functional.cross_entropy(own(seen.detach()), target)
             value = value + (taught - taught.detach())  # its gradient; the loss is counted once
