@@ -66,8 +66,8 @@ def _cautions(results: Results, scores: Scores) -> Iterator[str]:
         yield (
             f"{count_text(patients, 'target patient')} in {count_text(len(scores.sizes), 'fold')} are few: "
             f"the corrected t has {count_text(max(len(scores.sizes) - 1, 0), 'degree')} of freedom and wide "
-            "intervals; one that leaves -1 to +1 says nothing at all. One seed was trained; another would "
-            "give other numbers."
+            "intervals; one that reaches beyond a Dice of 1 says nothing at all. One seed was trained; "
+            "another would give other numbers."
         )
     if scores.structures == PAPER_TASK:
         yield (
@@ -113,7 +113,9 @@ def _sections(
         (
             "Federated approaches share folds, splits, total steps and seed with the centralised ones. "
             "A verdict goes by the corrected interval of the gap: non-inferior where all of it lies above "
-            "minus the margin, inferior where all of it lies below.",
+            "minus the margin, inferior where all of it lies below. Beside the reference, a federated approach "
+            "is held against the centralised one that trains and aligns the same parts; that one need not have "
+            "seen the same sites.",
         ),
         _known(sites_table(scores), gaps_table(scores, dice), site_gaps_table(scores)),
     )
