@@ -113,9 +113,9 @@ def _sections(
         (
             "Federated approaches share folds, splits, total steps and seed with the centralised ones. "
             "A verdict goes by the corrected interval of the gap: non-inferior where all of it lies above "
-            "minus the margin, inferior where all of it lies below. Beside the reference, a federated approach "
-            "is held against the centralised one that trains and aligns the same parts; that one need not have "
-            "seen the same sites.",
+            "minus the margin, inferior where all of it lies below. Beside the reference, a federated "
+            "approach is held against the centralised one that trains and aligns the same parts; that one "
+            "need not have seen the same sites.",
         ),
         _known(sites_table(scores), gaps_table(scores, dice), site_gaps_table(scores)),
     )
