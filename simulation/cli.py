@@ -10,7 +10,7 @@ import click
 
 from common import plan as plans
 from common.errors import InputError
-from simulation.options import pairs
+from simulation.options import pairs, toml_value
 
 if TYPE_CHECKING:
     from simulation.federation import Federation
@@ -164,7 +164,7 @@ def _tell_outcome(run: Path) -> None:
 def _overrides(
     rounds: int | None, seed: int | None, changes: tuple[str, ...], start: Path | None
 ) -> dict[str, Any]:
-    overrides: dict[str, Any] = {key: _value(text) for key, text in pairs(changes, "--set").items()}
+    overrides: dict[str, Any] = {key: toml_value(text) for key, text in pairs(changes, "--set").items()}
     if rounds is not None:
         overrides["rounds.count"] = rounds
     if seed is not None:
@@ -174,13 +174,3 @@ def _overrides(
 
         overrides["model.start"] = f"sha256:{file_hash(start)}"
     return overrides
-
-
-def _value(text: str) -> object:
-    """A value as TOML would read it; a bare word is a string."""
-    import tomllib
-
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

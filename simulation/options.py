@@ -1,7 +1,8 @@
-"""Options of the researcher's commands that are written NAME=VALUE."""
+"""Options of the researcher's commands that are written NAME=VALUE or KEY=VALUE."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 
 from common.errors import InputError
@@ -22,3 +23,11 @@ def pairs(words: Sequence[str], option: str) -> dict[str, str]:
             raise InputError(f"{option} {name} is given twice")
         found[name] = value
     return found
+
+
+def toml_value(text: str) -> object:
+    """A value as TOML would read it; a bare word is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from simulation.options import pairs
+from simulation.options import pairs, toml_value
 
 FOLDER = click.Path(path_type=Path)
 
@@ -48,6 +48,13 @@ def list_() -> None:
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; one for each core.")
 @click.option("--seed", type=click.IntRange(min=0), help="Another seed than the study's.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other key: plan.adaptation.loss=public-code",
+)
 @click.option("--resume", is_flag=True, help="Go on where DIR stopped; a missing or empty one starts.")
 def run(
     name_or_file: str,
@@ -57,6 +64,7 @@ def run(
     degrade: tuple[str, ...],
     jobs: int | None,
     seed: int | None,
+    changes: tuple[str, ...],
     resume: bool,
 ) -> None:
     """Carry out a study and write its report.
@@ -78,7 +86,10 @@ def run(
         preset=preset,
         folders={name: Path(value).absolute() for name, value in pairs(folders, "--data").items()},
         degrade=pairs(degrade, "--degrade"),
-        seed=seed,
+        changes={
+            **{key: toml_value(text) for key, text in pairs(changes, "--set").items()},
+            **({} if seed is None else {"seed": seed}),
+        },
     )
     carry_out(
         setup,

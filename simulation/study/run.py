@@ -47,7 +47,7 @@ def prepare(
     preset: str,
     folders: Mapping[str, Path],
     degrade: Mapping[str, str] | None = None,
-    seed: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Setup:
     """Read a study and look for everything that can be wrong with it and with the data.
 
@@ -58,9 +58,7 @@ def prepare(
     kind = KINDS.get(str(raw.get("kind")))
     if kind is None:
         raise InputError(f"{origin}: there is no kind of study '{raw.get('kind')}'; know {', '.join(KINDS)}")
-    if seed is not None:
-        raw = {**raw, "seed": seed}
-    study = parse(raw, kind.study, preset=preset, origin=origin)
+    study = parse(raw, kind.study, preset=preset, origin=origin, changes=changes)
     data = resolve(study, out, folders, degrade)
     kind.check(study, data)
     return Setup(study, kind, data, out)

@@ -191,8 +191,15 @@ def read(name_or_file: str) -> tuple[dict[str, Any], str]:
     raise InputError(f"there is no study '{path.name}'{_hint(path.name, shipped())}; or give a TOML file")
 
 
-def parse(data: Mapping[str, Any], model: type[AnyStudy], *, preset: str, origin: str) -> AnyStudy:
-    """The effective study of one preset.
+def parse(
+    data: Mapping[str, Any],
+    model: type[AnyStudy],
+    *,
+    preset: str,
+    origin: str,
+    changes: Mapping[str, Any] | None = None,
+) -> AnyStudy:
+    """The effective study of one preset, with `changes` (dotted key -> value) laid over that.
 
     Raises:
         InputError: a preset that the file lacks, or a key or value that does not fit, by name.
@@ -201,8 +208,15 @@ def parse(data: Mapping[str, Any], model: type[AnyStudy], *, preset: str, origin
     presets = content.pop("presets", {})
     if preset not in presets:
         raise InputError(f"{origin}: has no preset '{preset}'; it has {', '.join(presets) or 'none'}")
+    effective = _laid_over(content, presets[preset])
+    for dotted, value in (changes or {}).items():
+        *path, last = dotted.split(".")
+        change: dict[str, Any] = {last: value}
+        for key in reversed(path):
+            change = {key: change}
+        effective = _laid_over(effective, change)
     try:
-        return model.model_validate({**_laid_over(content, presets[preset]), "preset": preset})
+        return model.model_validate({**effective, "preset": preset})
     except ValidationError as error:
         raise InputError(
             f"{origin}: " + "; ".join(_explain(dict(problem)) for problem in error.errors())

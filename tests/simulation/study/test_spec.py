@@ -51,6 +51,13 @@ def test_a_preset_is_laid_over_key_by_key() -> None:
     assert tiny("smoke").sha256 != tiny("small").sha256
 
 
+def test_changes_are_laid_over_the_preset() -> None:
+    changed = parse(RAW, Study, preset="smoke", origin="tiny.toml", changes={"seed": 4, "cohorts.a.cases": 7})
+    assert (changed.seed, changed.cohorts["a"].cases, changed.cohorts["b"].cases) == (4, 7, 4)
+    with pytest.raises(InputError, match=r"unknown key 'cohorts\.a\.case'"):
+        parse(RAW, Study, preset="smoke", origin="tiny.toml", changes={"cohorts.a.case": 7})
+
+
 @pytest.mark.parametrize(
     ("changes", "preset", "words"),
     [
