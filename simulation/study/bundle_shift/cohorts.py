@@ -41,6 +41,9 @@ from simulation.study.spec import Data, Source
 ANATOMY = "anatomy"
 """Approach of rows that say what the tumour did to a bundle, whatever a model says."""
 
+LEAST_HEALTHY = 3
+"""One to train on and two to test on: one alone shows no spread."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -112,20 +115,21 @@ def split_of(study: BundleShift, data: Data) -> Split:
     """Who trains and who tests: shuffled by the study's seed.
 
     Raises:
-        InputError: fewer patients than folds, or fewer than two healthy subjects.
+        InputError: fewer patients than folds, or fewer than three healthy subjects.
     """
     healthy = _shuffled(_names(healthy_source(data)), derive(study.seed, "healthy"))
     patients = _shuffled(_names(patient_source(data)), derive(study.seed, "patients"))
-    if len(healthy) < 2:
+    if len(healthy) < LEAST_HEALTHY:
         raise InputError(
-            f"cohort {healthy_source(data).name}: {len(healthy)} healthy subjects; at least 2 are needed"
+            f"cohort {healthy_source(data).name}: {len(healthy)} healthy subjects; at least {LEAST_HEALTHY} "
+            "are needed, two of them to test on"
         )
     if len(patients) < study.folds:
         raise InputError(
             f"cohort {patient_source(data).name}: {len(patients)} patients for {study.folds} folds; give "
             "more, or set folds lower in a copy of the study's file"
         )
-    kept = min(max(1, round(len(healthy) * study.healthy_test)), len(healthy) - 1)
+    kept = min(max(2, round(len(healthy) * study.healthy_test)), len(healthy) - 1)
     folds = tuple(tuple(patients[fold :: study.folds]) for fold in range(study.folds))
     return Split(train=tuple(healthy[kept:]), at_home=tuple(healthy[:kept]), folds=folds)
 

@@ -57,7 +57,7 @@ class BundleShift(Study):
         modalities: one network each.
         spacing_mm: of the working grid, and of the phantoms.
         folds: of the patients, for fine-tuning; each patient is tested once.
-        healthy_test: share of the healthy subjects kept from training, at least one.
+        healthy_test: share of the healthy subjects kept from training, at least two.
         steps, tune_steps: of training on healthy subjects, and of fine-tuning.
         near_mm: a bundle farther than this from the lesion counts as far (real patients with a lesion mask).
         curve_points: of the training curves.
