@@ -25,6 +25,7 @@ from common.wire import Layout
 from simulation.grid import HUB_NODE, LocalGrid
 
 PATIENTS = {"adult-a": 7, "adult-b": 4, "ssa": 2}
+FIELD_STRENGTHS_T = {"adult-a": 3.0, "adult-b": 3.0, "ssa": 1.5}
 SITES = tuple(PATIENTS)
 LAYOUT = Layout.of({"encoder.weight": torch.zeros(6, 5), "head.bias": torch.zeros(3)})
 DICE = 0.5
@@ -95,7 +96,13 @@ def stub_grid(sites: StubSites | None = None, *, workers: int = 0) -> LocalGrid:
 
 def _hello(site: str, content: RecordDict) -> RecordDict:
     counts = {"train": PATIENTS[site], "val": 1, "test": 1}
-    facts = {"site": site, "patients": counts, "cases": counts, "knows_start": False}
+    facts = {
+        "site": site,
+        "patients": counts,
+        "cases": counts,
+        "knows_start": False,
+        "field_strength_t": FIELD_STRENGTHS_T[site],
+    }
     return RecordDict({wire.METRICS: wire.pack_metrics(facts)})
 
 
@@ -183,6 +190,14 @@ def _lie(content: RecordDict) -> None:
     content[wire.TIMES] = wire.pack_metrics({"busy_s": 1e308})
 
 
+def _set_field_strength(value: object) -> Callable[[RecordDict], None]:
+    def change(content: RecordDict) -> None:
+        facts = {**wire.read_metrics(content), "field_strength_t": value}
+        content[wire.METRICS] = wire.pack_metrics(facts)
+
+    return change
+
+
 def _talk_nonsense(content: RecordDict) -> None:
     content[wire.METRICS] = ConfigRecord({"schema": 1, "json": "[1, NaN"})
 
@@ -199,6 +214,10 @@ BEHAVIOURS: Mapping[str, Callable[[RecordDict], None]] = {
     "sends nothing": RecordDict.clear,
     "talks nonsense": _talk_nonsense,
     "lies about numbers": _lie,
+    "declares no field strength": _set_field_strength(None),
+    "declares 1.5 T": _set_field_strength(1.5),
+    "declares 3 T": _set_field_strength(3.0),
+    "declares 7 T": _set_field_strength(7),
     "is slow": lambda content: time.sleep(1.0),
     "never answers": lambda content: time.sleep(3600),
     "dies": lambda content: os._exit(9),

@@ -34,6 +34,7 @@ from common.cli import fedglia
 from common.codec import CODECS
 from common.data.cases import STRUCTURES
 from common.data.declaration import Declaration
+from common.learning.alignment import STRENGTH
 from common.learning.finetuning import ADAPTATIONS
 from common.learning.losses import LOSSES
 from common.models.unet import PRESETS
@@ -308,6 +309,7 @@ def test_decisions_are_numbered_and_have_the_three_parts() -> None:
         (plan.Model, "preset", PRESETS),
         (plan.Adaptation, "trains", ADAPTATIONS),
         (plan.Adaptation, "loss", LOSSES),
+        (plan.Alignment, "method", {"none", *STRENGTH}),
         (plan.Aggregation, "fold", FOLDS),
         (plan.Aggregation, "server_optimiser", STEPS),
         (plan.Aggregation, "codec", CODECS),

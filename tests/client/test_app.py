@@ -19,6 +19,7 @@ from client import adaptation
 from client.app import app
 from client.site import FEDERATION_VARIABLE, Site, create, locate, open_site
 from common import wire
+from common.checkpoint import load
 from common.codec import CODECS
 from common.errors import DataError, SiteError
 from common.instruction import Instruction
@@ -26,6 +27,7 @@ from common.learning.finetuning import trainable_names
 from common.models.network import build
 from common.plan import Plan, parse
 from common.wire import Layout
+from server.domains import first_discriminator
 from simulation.grid import HUB_NODE, RUN_ID, assume_identity
 
 CANARY = "MRN-CANARY"
@@ -64,6 +66,24 @@ class Hub:
     def layout(self) -> Layout:
         names = trainable_names(build(self.plan, seed=0), self.plan.adaptation.trains, new_head=True)
         return Layout.of({name: self.start[name] for name in names})
+
+    @property
+    def aligned_layout(self) -> Layout:
+        """With a discriminator of two domains behind what trains."""
+        return self.layout.followed_by(Layout.of(self.discriminator))
+
+    @property
+    def discriminator(self) -> dict[str, torch.Tensor]:
+        return first_discriminator(self.plan, domains=2)
+
+    def aligned_round(self, round_number: int, *, domain: int) -> tuple[RecordDict, str]:
+        """A round's message to a site of a domain, and its kind."""
+        words = replace(self.words, round_number=round_number, domain=domain, domains=2)
+        flat = wire.flatten({**self.start, **self.discriminator}, self.aligned_layout)
+        packed, _ = CODECS["fp32"].encode(flat)
+        content = wire.pack_weights(packed, self.aligned_layout, round_number=round_number)
+        content[wire.INSTRUCTION] = words.record()
+        return content, wire.ROUND
 
     def content(self, kind: str, words: Instruction) -> RecordDict:
         if kind == wire.HELLO:
@@ -105,6 +125,10 @@ def hub_of(tmp_path: Path, cohorts: dict[str, Path], *, site: str = "ssa", plan:
     return Hub(open_site(folder), wanted, build(wanted, seed=5).state_dict())
 
 
+def aligned(tmp_path: Path, cohorts: dict[str, Path]) -> Hub:
+    return hub_of(tmp_path, cohorts, plan=plan_of(alignment__method="dann"))
+
+
 def site_log(hub: Hub) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (hub.site.folder / "site.log").read_text().splitlines()]
 
@@ -143,6 +167,36 @@ class TestAnswers:
 
         assert {name.split(".")[0] for name, _, _ in payload.layout.entries} == {"head"}
 
+    def test_an_aligned_round_sends_the_discriminator_and_keeps_it_out_of_the_kept_model(
+        self, tmp_path: Path, tiny_cohorts: dict[str, Path]
+    ) -> None:
+        hub = aligned(tmp_path, tiny_cohorts)
+        hub.ask(wire.RECEIVE)
+        reply = hub.send(*hub.aligned_round(2, domain=1)).content
+        flat = wire.read_weights(reply, hub.aligned_layout).flat
+        hub.ask(wire.ADAPT)
+        kept = load(hub.site.folder / "models" / "kept.safetensors").tensors
+        state = load(next((hub.site.folder / "state").rglob("*.safetensors"))).tensors
+
+        assert np.abs(flat[: hub.layout.size]).max() > 0
+        assert np.abs(flat[hub.layout.size :]).max() > 0
+        assert wire.read_metrics(reply)["domain_loss"] == pytest.approx(np.log(2), abs=0.5)
+        assert kept.keys() == hub.start.keys()
+        assert {name for name in state if name.startswith("discriminator.")}
+
+    def test_an_aligned_round_that_is_asked_twice_gives_the_same_update_bit_for_bit(
+        self, tmp_path: Path, tiny_cohorts: dict[str, Path]
+    ) -> None:
+        hub = aligned(tmp_path, tiny_cohorts)
+        hub.ask(wire.RECEIVE)
+        updates = [
+            wire.read_weights(hub.send(*hub.aligned_round(number, domain=0)).content, hub.aligned_layout).flat
+            for number in (1, 2, 2)
+        ]
+
+        assert updates[1].tobytes() == updates[2].tobytes()
+        assert updates[0].tobytes() != updates[1].tobytes()
+
     @pytest.mark.parametrize("codec", ["fp32", "int8"])
     def test_a_round_that_is_asked_twice_gives_the_same_update_bit_for_bit(
         self, tmp_path: Path, tiny_cohorts: dict[str, Path], codec: str
@@ -163,6 +217,8 @@ class TestAnswers:
         adapted = wire.read_metrics(hub.ask(wire.ADAPT))
 
         assert judged["scores"]["dice"].keys() == {"NCR", "ED", "ET", "TC", "WT", "mean"}
+        for name in ("dice", "hd95_mm", "assd_mm", "nsd", "rule", "lesion_dice", "lesion_hd95_mm"):
+            assert judged["scores"]["cases"][0][name].keys() == {"NCR", "ED", "ET", "TC", "WT"}
         assert adapted["kept"] == "federated"  # nobody to validate on
         assert (hub.site.folder / "models" / "kept.safetensors").is_file()
         assert len(list((hub.site.folder / "predictions").glob("*.nii.gz"))) == 1
@@ -229,6 +285,34 @@ class TestRefusals:
 
         assert wire.read_refusal(reply.content) == "expired"
         assert not list(hub.site.folder.glob("models/*"))
+
+    def test_a_plan_that_aligns_and_an_instruction_that_names_no_domain(
+        self, tmp_path: Path, tiny_cohorts: dict[str, Path]
+    ) -> None:
+        hub = aligned(tmp_path, tiny_cohorts)
+        hub.ask(wire.RECEIVE)
+
+        assert wire.read_refusal(hub.ask(wire.ROUND, round_number=1)) == "malformed"
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"domain": 2, "domains": 2},
+            {"domain": -1, "domains": 2},
+            {"domain": True, "domains": 2},
+            {"domain": None, "domains": 2},
+            {"domain": 0, "domains": 10**9},
+            {"domain": 0, "domains": "2"},
+            {"domain": 0},
+            {"domains": 2},
+        ],
+        ids=str,
+    )
+    def test_a_domain_that_is_none_is_refused(self, hub: Hub, change: dict[str, object]) -> None:
+        words = wire.read_metrics(RecordDict({wire.INSTRUCTION: hub.words.record()}), wire.INSTRUCTION)
+        content = RecordDict({wire.INSTRUCTION: wire.pack_metrics({**words, **change})})
+
+        assert wire.read_refusal(hub.send(content, wire.HELLO).content) == "malformed"
 
     def test_an_empty_message_is_refused(self, hub: Hub) -> None:
         assert wire.read_refusal(hub.send(RecordDict(), wire.HELLO).content) == "malformed"

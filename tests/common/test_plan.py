@@ -191,6 +191,23 @@ def test_a_loss_that_is_not_the_presets_is_refused() -> None:
     assert "adaptation.loss: preset ren2024 is trained with 'paper' or 'public-code'" in said
 
 
+@pytest.mark.parametrize("trains", ["all", "frozen-decoder"])
+def test_an_encoder_that_trains_can_be_aligned(trains: str) -> None:
+    plan = small(alignment={"method": "dann"}, adaptation={"trains": trains})
+    assert plan.alignment.domains == "field-strength"
+
+
+@pytest.mark.parametrize("trains", ["head", "norms", "frozen-encoder"])
+def test_an_encoder_that_stays_as_it_is_cannot_be_aligned(trains: str) -> None:
+    said = refusal(alignment={"method": "dann-no-reversal"}, adaptation={"trains": trains})
+    assert f"'dann-no-reversal' moves the encoder, which adaptation.trains '{trains}' leaves as it is" in said
+
+
+def test_one_site_is_not_aligned_with_itself() -> None:
+    said = refusal(alignment={"method": "dann", "domains": "site"})
+    assert "needs two domains or more, and the plan names one site" in said
+
+
 @pytest.mark.parametrize(
     ("site", "words"),
     [

@@ -423,10 +423,16 @@ class TestOverhead:
         assert covered_seconds(intervals) <= sum(lengths) + 1e-6
 
 
-def carry_out(tmp_path: Path, sites: StubSites, *, configs: dict[int, dict[str, str]] | None = None) -> None:
+def carry_out(
+    tmp_path: Path,
+    sites: StubSites,
+    *,
+    configs: dict[int, dict[str, str]] | None = None,
+    plan: Plan | None = None,
+) -> None:
     """A whole run of stub sites, as the ServerApp does it, with the real network's parameters."""
     folder = tmp_path / "run"
-    create(folder, plan_of(), resume=True)
+    create(folder, plan or plan_of(), resume=True)
     context = Context(1, 1, cast(Any, {}), RecordDict(), cast(Any, {"run-dir": str(folder)}))
     with LocalGrid(node_configs() if configs is None else configs, sites) as grid:
         hub.app(grid, context)
