@@ -58,7 +58,7 @@ def jobs(study: SiteTransfer, data: Data) -> list[Job]:
             f"cohorts/{source.name}",
             make_cohort,
             {"study": study, "data": data, "source": source},
-            cost=max(source.cases, 20) / 100,
+            cost=max(source.cases, 20) / 12,
         )
         for source in data.sources
     ]
@@ -101,7 +101,7 @@ def _centralised(study: SiteTransfer, data: Data, name: str, *, fold: int, needs
     approach = study.approaches[name]
     before = () if approach.start == "first" else (job_name(approach.start, -1),)
     arguments = {"study": study, "data": data, "name": name, "fold": fold}
-    cost = study.steps_of(approach.steps) / 100
+    cost = study.steps_of(approach.steps) / 100 + 1
     return Job(job_name(name, fold), centralised.carry_out, arguments, needs=(*needs, *before), cost=cost)
 
 
@@ -110,5 +110,5 @@ def _federated(study: SiteTransfer, data: Data, name: str, *, fold: int, needs: 
     before = () if run.start == "first" else (job_name(run.start, -1),)
     arguments = {"study": study, "data": data, "name": name, "fold": fold}
     trained = len(data.sources) * (2 if "local_only" in run.rows else 1)
-    cost = trained * study.steps_of(run.steps) / 100
+    cost = trained * study.steps_of(run.steps) / 100 + 3
     return Job(job_name(name, fold), federated.carry_out, arguments, needs=(*needs, *before), cost=cost)
