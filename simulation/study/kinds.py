@@ -15,6 +15,9 @@ from simulation.study.site_transfer import pieces as site_transfer
 from simulation.study.site_transfer.findings import page as site_transfer_page
 from simulation.study.site_transfer.settings import SiteTransfer
 from simulation.study.spec import Data, Study
+from simulation.study.task_transfer import pieces as task_transfer
+from simulation.study.task_transfer.findings import page as task_transfer_page
+from simulation.study.task_transfer.settings import TaskTransfer
 
 
 @dataclass(frozen=True)
@@ -37,4 +40,5 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "bundle-shift": Kind(BundleShift, bundle_shift.check, bundle_shift.jobs, bundle_shift_page),
     "site-transfer": Kind(SiteTransfer, site_transfer.check, site_transfer.jobs, site_transfer_page),
+    "task-transfer": Kind(TaskTransfer, task_transfer.check, task_transfer.jobs, task_transfer_page),
 }
