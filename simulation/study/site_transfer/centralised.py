@@ -7,15 +7,13 @@ and plain approaches see the same batches. The last model is judged, none is cho
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from client.adaptation import Bench, validate
 from client.site import Site
@@ -36,8 +34,9 @@ from simulation.study.shelf import Shelf
 from simulation.study.site_transfer.judging import judge_sites, separability
 from simulation.study.site_transfer.settings import Approach, SiteTransfer, job_name, site_of
 from simulation.study.spec import Data
+from simulation.study.stretches import DRAFT, Progress, train_in_stretches
 
-MODEL, DRAFT = "model.safetensors", "draft.safetensors"
+MODEL = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,8 @@ def carry_out(place: Workplace, *, study: SiteTransfer, data: Data, name: str, f
     if trial.approach.alignment != "none":
         seed = derive(study.seed, "discriminator", fold)
         names = (*names, *attach(model, domains=len(trial.domains), seed=seed))
-    progress = _train(trial, model, names)
+    stretch = -(-trial.steps // study.curve_points)
+    progress = _train(trial, model, names, stretch=stretch)
     facts = {"kind": "study model", "approach": name, "fold": fold, **_describe(trial.plan)}
     save(place.folder / MODEL, without_discriminator(model.state_dict()), facts)
     trained_s = time.monotonic() - began
@@ -125,7 +125,11 @@ def carry_out(place: Workplace, *, study: SiteTransfer, data: Data, name: str, f
     return Outcome(
         rows,
         {
-            **progress,
+            "curve": [
+                [min(stretch * (number + 1), trial.steps), value]
+                for number, value in enumerate(progress.watched)
+            ],
+            "loss": progress.loss,
             "separability": separability(place, model, study=study, data=data, fold=fold),
             "steps": trial.steps,
             "seconds": trained_s,
@@ -146,33 +150,30 @@ def _first_model(trial: _Trial) -> tuple[UNet, bool]:
     return build_from(trial.plan, load(file).tensors), False
 
 
-def _train(trial: _Trial, model: UNet, names: Sequence[str]) -> dict[str, Any]:
-    """All steps, in stretches with a draft after each, from which a killed job goes on."""
+def _train(trial: _Trial, model: UNet, names: Sequence[str], *, stretch: int) -> Progress:
+    """All steps; what is watched is validation Dice at the target sites."""
     term = None
     if trial.approach.alignment != "none":
         term = pooled_term(
             model, method=trial.approach.alignment, total_steps=trial.steps, weight=trial.study.weight
         )
-    watch = [Bench(site, trial.plan) for role in ("target", "source") for site in trial.sites(role)]
-    step, optimiser, curve, losses = _resume(trial.place.folder / DRAFT, model)
-    while step < trial.steps:
-        stretch = min(-(-trial.steps // trial.study.curve_points), trial.steps - step)
-        trained = train(
+    benches = [Bench(site, trial.plan) for site in trial.sites("target")]
+    return train_in_stretches(
+        trial.place.folder / DRAFT,
+        model,
+        partial(
+            train,
             model,
             trial.draw,
             _settings(trial),
             total_steps=trial.steps,
             names=names,
-            first_step=step,
-            steps=stretch,
-            optimiser_state=optimiser,
             alignment=term,
-        )
-        step, optimiser = step + stretch, trained.optimiser_state
-        losses.append(float(np.mean(trained.losses)))
-        curve.append([step, _validation(watch, model)])
-        _draft(trial.place.folder / DRAFT, model, optimiser, {"step": step, "curve": curve, "loss": losses})
-    return {"curve": curve, "loss": losses}
+        ),
+        lambda: _validation(benches, model),
+        steps=trial.steps,
+        stretch=stretch,
+    )
 
 
 def _settings(trial: _Trial) -> Settings:
@@ -188,29 +189,7 @@ def _settings(trial: _Trial) -> Settings:
 
 
 def _validation(benches: Sequence[Bench], model: UNet) -> float | None:
-    """Mean validation Dice of the target sites (the first ones); None without validation patients."""
-    values = [validate(bench, model) for bench in benches[:1]]
+    """Mean over the target sites of their validation Dice; None without validation patients."""
+    values = [validate(bench, model) for bench in benches]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _draft(file: Path, model: UNet, optimiser: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
-    groups = {"model": model.state_dict(), "optimiser": optimiser}
-    save(
-        file,
-        {f"{group}:{name}": value for group, kept in groups.items() for name, value in kept.items()},
-        facts,
-    )
-
-
-def _resume(file: Path, model: UNet) -> tuple[int, dict[str, Tensor], list[Any], list[float]]:
-    if not file.is_file():
-        return 0, {}, [], []
-    checkpoint = load(file)
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}}
-    for name, value in checkpoint.tensors.items():
-        group, _, rest = name.partition(":")
-        groups[group][rest] = value
-    model.load_state_dict(groups["model"])
-    facts = checkpoint.provenance
-    return int(facts["step"]), groups["optimiser"], list(facts["curve"]), list(facts["loss"])

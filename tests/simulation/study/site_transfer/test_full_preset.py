@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.checkpoint import load
+from simulation.study import stretches
 from simulation.study.jobs import Workplace
 from simulation.study.site_transfer import centralised
 from simulation.study.site_transfer.pieces import make_cohort
@@ -34,20 +35,20 @@ def test_ren2024_starts_steps_and_goes_on_from_its_draft(
     data = resolve(study, tmp_path, {})
     for source in data.role("source"):
         make_cohort(Workplace(tmp_path, source.name), study=study, data=data, source=source)
-    kept = centralised._draft
+    kept = stretches.keep_draft
 
     def keep_and_stop(*arguments: object) -> None:
         kept(*arguments)  # type: ignore[arg-type]
         raise StopTestError
 
-    monkeypatch.setattr(centralised, "_draft", keep_and_stop)
+    monkeypatch.setattr(stretches, "keep_draft", keep_and_stop)
     monkeypatch.setattr(centralised, "_validation", lambda benches, model: None)
     place = Workplace(tmp_path, "once/baseline")
     place.folder.mkdir(parents=True)
     for step in (1, 2):
         with pytest.raises(StopTestError):
             centralised.carry_out(place, study=study, data=data, name="baseline", fold=-1)
-        draft = load(place.folder / centralised.DRAFT)
+        draft = load(place.folder / stretches.DRAFT)
         weights = [value for name, value in draft.tensors.items() if name.startswith("model:")]
         assert draft.provenance["step"] == step
         assert sum(value.numel() for value in weights) == 50_687_817

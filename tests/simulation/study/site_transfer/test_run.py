@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from common.checkpoint import load
 from common.errors import InputError
 from simulation.study.results import read_csv
 from simulation.study.run import Setup, carry_out, opened
-from simulation.study.site_transfer.settings import site_of
+from simulation.study.site_transfer.settings import SiteTransfer, site_of
 
 Make = Callable[..., Setup]
 
@@ -51,34 +52,36 @@ def test_centralised_approaches_give_one_number_a_patient_and_resume_to_the_same
 def test_a_job_killed_between_two_stretches_goes_on_to_the_same_weights(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from simulation.study import stretches
     from simulation.study.jobs import Workplace
     from simulation.study.site_transfer import centralised
     from simulation.study.site_transfer.pieces import make_cohort
 
     setup = tiny(preset="central")
+    study = cast(SiteTransfer, setup.study)
     for source in setup.data.sources:
         place = Workplace(setup.out, f"cohorts/{source.name}")
-        make_cohort(place, study=setup.study, data=setup.data, source=source)
+        make_cohort(place, study=study, data=setup.data, source=source)
 
     def train(name: str) -> dict[str, torch.Tensor]:
         place = Workplace(setup.out, name)
         place.folder.mkdir(parents=True, exist_ok=True)
-        centralised.carry_out(place, study=setup.study, data=setup.data, name="dann", fold=0)
+        centralised.carry_out(place, study=study, data=setup.data, name="dann", fold=0)
         return load(place.folder / "model.safetensors").tensors
 
     unbroken = train("unbroken")
-    draft = centralised._draft
+    keep = stretches.keep_draft
     calls = []
 
     def killed(*arguments: object) -> None:
-        draft(*arguments)  # type: ignore[arg-type]
+        keep(*arguments)  # type: ignore[arg-type]
         calls.append(1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(centralised, "_draft", killed)
+    monkeypatch.setattr(stretches, "keep_draft", killed)
     with pytest.raises(KeyboardInterrupt):
         train("broken")
-    monkeypatch.setattr(centralised, "_draft", draft)
+    monkeypatch.setattr(stretches, "keep_draft", keep)
     resumed = train("broken")
     assert calls == [1]
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
@@ -97,9 +100,10 @@ def test_federated_rows_are_what_sites_reported_on_the_same_patients(tiny: Make)
 
     for approach in ("local-only", "fedavg", "fedavg-local", "fed-frozen-decoder"):
         assert cases(approach) == cases("combined")
+    study = cast(SiteTransfer, one.study)
     for source in one.data.sources:
         site = site_of(one.out, source)
-        splits = [site.split(one.study.plan_for(one.data, fold=fold)) for fold in (0, 1)]  # type: ignore[attr-defined]
+        splits = [site.split(study.plan_for(one.data, fold=fold)) for fold in (0, 1)]
         for split in splits:
             train, test = ({case.patient for case in part} for part in (split.train, split.test))
             assert not train & test
