@@ -50,9 +50,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sweep_drafts(folder: Path) -> None:
-    """Remove drafts that a killed `write_atomic` left; only for the one process that writes this folder."""
+    """Remove drafts that a killed `write_atomic` left; only for the one process that writes this folder.
+
+    A draft that is a folder (a release half made) is left to whoever makes it anew.
+    """
     for draft in folder.glob(".*.tmp"):
-        draft.unlink(missing_ok=True)
+        if not draft.is_dir():
+            draft.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: Mapping[str, object], *, durable: bool = False) -> None:

@@ -60,6 +60,15 @@ def test_a_kill_leaves_a_whole_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_sweeping_leaves_folders_alone(tmp_path: Path) -> None:
+    """A release that a kill left half made is a folder, and is made anew by its own code."""
+    (tmp_path / ".demo-r1.tmp").mkdir()
+    (tmp_path / ".last.safetensors.0a1b.tmp").touch()
+    sweep_drafts(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == [".demo-r1.tmp"]
+
+
 def test_lines_come_back_in_order(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     assert list(read_lines(log)) == []

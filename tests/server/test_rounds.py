@@ -26,6 +26,7 @@ from common.instruction import Instruction
 from common.plan import Plan
 from server import app as hub
 from server.exchange import ask
+from server.registry import show, verify
 from server.roster import Roster, meet
 from server.rounds import GlobalModel, covered_seconds, run_round
 from server.run import Event, Listener, Run, create, opened
@@ -304,6 +305,18 @@ class TestQuorum:
         assert summary(tmp_path)["status"] == "completed"
         assert same(final_tensors(tmp_path), final_tensors(tmp_path / "straight"))
         assert any(e["event"] == "run failed" and e["error"] == "QuorumError" for e in events(tmp_path))
+
+    def test_a_run_killed_while_it_was_released_is_released_anew(self, tmp_path: Path) -> None:
+        carry_out(tmp_path, StubSites())
+        (release,) = (tmp_path / "run" / "releases").iterdir()
+        before = load(release / "model.safetensors").tensors
+        (release / "lineage.json").unlink()
+        release.rename(release.with_name(f".{release.name}.tmp"))
+        carry_out(tmp_path, StubSites())
+
+        assert list((tmp_path / "run" / "releases").iterdir()) == [release]
+        verify(show(tmp_path / "run", release.name))
+        assert same(load(release / "model.safetensors").tensors, before)
 
     def test_too_few_sites_at_the_start(self, tmp_path: Path) -> None:
         """Two of three do not even say who they are: nothing is waited for."""
