@@ -25,6 +25,9 @@ from simulation.study.task_transfer.crops import Crop
 from simulation.study.task_transfer.settings import TaskTransfer
 
 MODEL, DRAFT = "model.safetensors", "draft.safetensors"
+DRAFT_EVERY = 10
+"""Epochs between two drafts."""
+
 STRONG = Augmentation(turn_over=0.5, gain=0.3, shift=0.3, gamma=0.5, noise=0.5, noise_level=0.6, coarse=0.3)
 """Of both arms alike: a handful of patients is learnt by heart with less."""
 
@@ -87,7 +90,7 @@ def train_network(folder: Path, model: UNet, study: TaskTransfer, course: Course
         optimiser = trained.optimiser_state
         facts["loss"].append(float(np.mean(trained.losses)))
         facts["dice"].append(mean_dice(model, course.watched))
-        if (epoch + 1) % 10 == 0:
+        if (epoch + 1) % DRAFT_EVERY == 0:
             _draft(folder / DRAFT, model, optimiser, facts)
     return facts
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from common.data.volume import Volume, write_volume
 from simulation.study.run import Setup, prepare
@@ -40,6 +41,15 @@ cases = 4
 
 Make = Callable[..., Setup]
 WriteGliomas = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A study's workers compute with one thread; so do jobs that a test carries out itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
