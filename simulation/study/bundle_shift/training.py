@@ -5,8 +5,9 @@ Bundles overlap, so a label is a volume of bits and every channel answers for on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from common.metrics import dice
 from common.models.unet import BACKGROUND_LOGIT, UNet, build_unet
 from common.seeds import derive, generator
 from simulation.study.bundle_shift.settings import BundleShift
+from simulation.study.stretches import DRAFT, train_in_stretches
 
-MODEL, DRAFT = "model.safetensors", "draft.safetensors"
+MODEL = "model.safetensors"
 
 INTENSITIES = Augmentation(mirror=0.0)
 """Gain, offset, gamma, noise and resolution. No mirror images: an orientation would have to turn too."""
@@ -59,7 +61,7 @@ def fresh_network(study: BundleShift, *, channels: int, bundles: int) -> UNet:
     model.activation = "sigmoid"
     with torch.no_grad():
         model.head.classify.bias.fill_(-BACKGROUND_LOGIT)  # type: ignore[union-attr,operator]
-    return model
+    return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def load_network(study: BundleShift, file: Path, *, bundles: int) -> UNet:
@@ -94,29 +96,32 @@ def train_network(folder: Path, model: UNet, study: BundleShift, course: Course)
     Returns:
         `loss` and `curve`, one value for each stretch: mean loss, and [step, mean Dice of the watched cases].
     """
-    step, optimiser, facts = _resume(folder / DRAFT, model)
     names = [name for name, _ in model.named_parameters()]
-    settings = Settings(learning_rate=course.learning_rate)
-    while step < course.steps:
-        stretch = min(-(-course.steps // study.curve_points), course.steps - step)
-        trained = train(
-            model,
-            lambda at: draw(study, course, at),
-            settings,
-            total_steps=course.steps,
-            names=names,
-            first_step=step,
-            steps=stretch,
-            optimiser_state=optimiser,
-            loss=bundle_loss,
-        )
-        step, optimiser = step + stretch, trained.optimiser_state
-        facts["loss"].append(float(np.mean(trained.losses)))
-        facts["curve"].append([step, mean_dice(model, course.watched)])
-        _draft(folder / DRAFT, model, optimiser, {"step": step, **facts})
+    advance = partial(
+        train,
+        model,
+        lambda step: draw(study, course, step),
+        Settings(learning_rate=course.learning_rate),
+        total_steps=course.steps,
+        names=names,
+        loss=bundle_loss,
+    )
+    stretch = -(-course.steps // study.curve_points)
+    progress = train_in_stretches(
+        folder / DRAFT,
+        model,
+        advance,
+        lambda: mean_dice(model, course.watched),
+        steps=course.steps,
+        stretch=stretch,
+    )
     save(folder / MODEL, model.state_dict(), {"kind": "study model", "channels": model.in_channels})
     (folder / DRAFT).unlink(missing_ok=True)
-    return facts
+    reached = [min(stretch * (number + 1), course.steps) for number in range(len(progress.loss))]
+    return {
+        "loss": progress.loss,
+        "curve": [list(pair) for pair in zip(reached, progress.watched, strict=True)],
+    }
 
 
 def draw(study: BundleShift, course: Course, step: int) -> Batch:
@@ -134,23 +139,3 @@ def mean_dice(model: UNet, cases: Sequence[PreparedCase]) -> float:
         label = np.zeros((), np.uint8) if case.label is None else case.label
         values += [dice(mask, (label >> bit & 1).astype(np.bool_)) for bit, mask in enumerate(found)]
     return float(np.mean(values))
-
-
-def _draft(file: Path, model: UNet, optimiser: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
-    groups = {"model": model.state_dict(), "optimiser": optimiser}
-    tensors = {f"{group}:{name}": value for group, kept in groups.items() for name, value in kept.items()}
-    save(file, tensors, facts)
-
-
-def _resume(file: Path, model: UNet) -> tuple[int, dict[str, Tensor], dict[str, list[Any]]]:
-    if not file.is_file():
-        return 0, {}, {"loss": [], "curve": []}
-    draft = load(file)
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}}
-    for name, value in draft.tensors.items():
-        group, _, rest = name.partition(":")
-        groups[group][rest] = value
-    model.load_state_dict(groups["model"])
-    known = draft.provenance
-    facts = {"loss": list(known["loss"]), "curve": list(known["curve"])}
-    return int(known["step"]), groups["optimiser"], facts

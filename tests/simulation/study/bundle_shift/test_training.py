@@ -17,7 +17,6 @@ from simulation.study.bundle_shift import training
 from simulation.study.bundle_shift.judging import codes, found_bits
 from simulation.study.bundle_shift.settings import BundleShift
 from simulation.study.bundle_shift.training import (
-    DRAFT,
     MODEL,
     Course,
     bits,
@@ -28,6 +27,7 @@ from simulation.study.bundle_shift.training import (
     train_network,
 )
 from simulation.study.spec import parse, read
+from simulation.study.stretches import DRAFT
 
 
 @pytest.fixture
