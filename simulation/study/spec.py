@@ -164,6 +164,17 @@ def open_source(source: Source) -> Cohort:
     return replace(open_cohort(source.folder, source.name), degraded=source.degrade)
 
 
+def field_strength_t(source: Source) -> float | None:
+    """Of a cohort's scanner, as its cohort.toml declares it; None where nobody did.
+
+    Raises:
+        DataError: as `common.data.intake.open_cohort`.
+    """
+    if source.phantom is not None:
+        return SITES[source.phantom].field_strength_t
+    return open_source(source).field_strength_t
+
+
 def shipped() -> dict[str, tuple[str, str]]:
     """Studies that come with the package: name -> kind and what it is about."""
     found = {}

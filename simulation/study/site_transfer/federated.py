@@ -17,6 +17,7 @@ from common.data.cases import STRUCTURES
 from common.errors import RunError
 from common.models.network import build_from
 from common.plan import Plan
+from server.domains import domain_of
 from server.run import create
 from server.start import file_hash
 from simulation.federation import Federation, simulate
@@ -30,7 +31,7 @@ from simulation.study.site_transfer.settings import (
     site_folder,
     site_of,
 )
-from simulation.study.spec import Data
+from simulation.study.spec import Data, field_strength_t
 
 UNKNOWN_START = "sha256:" + "0" * 64
 """Stands for a model that is not trained yet, where a plan is only looked at."""
@@ -69,7 +70,25 @@ def plan_of(study: SiteTransfer, data: Data, name: str, *, fold: int, start: str
         **({"model.start": start or UNKNOWN_START} if run.start != "first" else {}),
         **run.plan,
     }
-    return study.plan_for(data, fold=fold, changes=changes)
+    plan = study.plan_for(data, fold=fold, changes=changes)
+    if plan.alignment.method == "none" or declares_domains(plan, data):
+        return plan
+    return plan.override({"alignment.domains": "site"})
+
+
+def declares_domains(plan: Plan, data: Data) -> bool:
+    """Whether the cohorts say what the plan tells domains by, and there are two domains at least.
+
+    Where they do not, each site of a federated run is a domain: a study of scans without a `cohort.toml`
+    must not end at its last row, and the report says so.
+    """
+    found = {
+        source.name: domain_of(
+            plan, source.name, {"field_strength_t": field_strength_t(source), "degraded": source.degrade}
+        )
+        for source in data.sources
+    }
+    return None not in found.values() and len(set(found.values())) > 1
 
 
 def carry_out(place: Workplace, *, study: SiteTransfer, data: Data, name: str, fold: int) -> Outcome:
@@ -108,6 +127,7 @@ def carry_out(place: Workplace, *, study: SiteTransfer, data: Data, name: str, f
         "separability": separability(place, model, study=study, data=data, fold=fold),
         "kept": {site: facts.get("kept") for site, facts in summary["sites"].items()},
         "bytes": summary["bytes"],
+        "domains": plan.alignment.domains if plan.alignment.method != "none" else None,
         "steps": plan.total_steps,
         "seconds": seconds,
     }

@@ -69,6 +69,11 @@ def _cautions(results: Results, scores: Scores) -> Iterator[str]:
             "intervals; one that reaches beyond a Dice of 1 says nothing at all. One seed was trained; "
             "another would give other numbers."
         )
+    if any(facts.get("domains") == "site" for facts in results.facts.values()):
+        yield (
+            "In federated alignment each site is a domain here: a cohort does not declare its field strength, "
+            "or all have the same. The centralised approaches tell source from target."
+        )
     if scores.structures == PAPER_TASK:
         yield (
             "The paper does not say how many steps it trained, where in the network its classifier sits, how "

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from common.errors import DataError, InputError
 from simulation.study.run import Setup
+from simulation.study.site_transfer.federated import plan_of
+from simulation.study.site_transfer.settings import SiteTransfer
 
 Make = Callable[..., Setup]
 
@@ -54,3 +57,21 @@ def test_a_missing_region(tiny: Make, tiny_cohorts: dict[str, Path], tmp_path: P
 def test_a_study_that_does_not_fit_together(tiny: Make, old: str, new: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         tiny(words={old: new})
+
+
+def test_each_site_is_a_domain_where_cohorts_do_not_say_theirs(
+    tiny: Make, tiny_cohorts: dict[str, Path], tmp_path: Path
+) -> None:
+    words = {'plan = { "adaptation.trains" = "frozen-decoder" }': 'plan = { "alignment.method" = "dann" }'}
+
+    def told_by(setup: Setup) -> str:
+        study = cast(SiteTransfer, setup.study)
+        return plan_of(study, setup.data, "fed-frozen-decoder", fold=0).alignment.domains
+
+    assert told_by(tiny(words=words)) == "field-strength"
+    silent = shutil.copytree(tiny_cohorts["adult-a"], tmp_path / "silent")
+    declared = (silent / "cohort.toml").read_text()
+    (silent / "cohort.toml").write_text(declared.replace("field_strength_t = 3.0\n", ""))
+    assert told_by(tiny(words=words, folders={"adult": silent})) == "site"
+    alike = {**words, 'phantom = "ssa"': 'phantom = "adult-b"'}
+    assert told_by(tiny(words=alike)) == "site"
