@@ -71,8 +71,8 @@ def _cautions(results: Results, scores: Scores) -> Iterator[str]:
         )
     if any(facts.get("domains") == "site" for facts in results.facts.values()):
         yield (
-            "In federated alignment each site is a domain here: a cohort does not declare its field strength, "
-            "or all have the same. The centralised approaches tell source from target."
+            "In federated alignment each site is a domain here: a cohort does not declare its field "
+            "strength, or all have the same. The centralised approaches tell source from target."
         )
     if scores.structures == PAPER_TASK:
         yield (
