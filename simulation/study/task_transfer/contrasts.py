@@ -29,6 +29,9 @@ from simulation.study.task_transfer.convergence import SHARE, Convergence, avera
 from simulation.study.task_transfer.settings import ARMS, REGION, SCRATCH, TRANSFER, TaskTransfer, arm_job
 
 METRICS = ("dice", "hd95", "assd", "masd")
+MILD_SHARE = 0.9
+"""Of a run's best average: our own, milder sign of convergence, on which no verdict rests."""
+
 _T = TypeVar("_T")
 
 
@@ -123,6 +126,19 @@ class Found:
             seed=self.study.seed,
             censored=([one.censored for one in above], [one.censored for one in below]),
         )
+
+    def early(self, arm: str) -> dict[int, int]:
+        """Seed -> the first epoch whose average reaches `MILD_SHARE` of the run's best; never censored."""
+        found = {}
+        for number in self.study.numbers:
+            curve = self.facts(arm, number)["dice"]
+            found[number] = first_reach(curve, MILD_SHARE * float(averaged(curve).max())) or len(curve)
+        return found
+
+    def early_ratio(self) -> Ratio:
+        """Of those epochs, scratch over transfer."""
+        above, below = (list(self.early(arm).values()) for arm in (SCRATCH, TRANSFER))
+        return ratio_of_means(above, below, seed=self.study.seed)
 
     def catch_up(self, number: int) -> int | None:
         """The first epoch at which transfer reaches 0.99 of scratch's best average; None if it never does."""

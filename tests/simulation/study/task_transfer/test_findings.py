@@ -30,7 +30,7 @@ def curve(*, rise: int, level: float) -> list[float]:
 def finished(
     *, rises: dict[str, int], gain: float = 0.0, spread: float = 0.0, stuck: str | None = None
 ) -> Found:
-    """Six seeds, three folds of two patients; Dice of transfer is `gain` above scratch, give or take a bit.
+    """Nine seeds, three folds of two patients; Dice of transfer is `gain` above scratch, give or take a bit.
 
     Args:
         rises: arm -> the epoch at which its curves rise.
@@ -105,7 +105,7 @@ def test_a_clear_gain_in_epochs_and_no_loss_in_dice_reproduces() -> None:
     found = finished(rises={TRANSFER: 10, SCRATCH: 40}, gain=0.05, spread=0.01)
     assert found.ratio().estimate.value == pytest.approx(44 / 14)
     assert speed(found).held == "yes"
-    assert "transfer within 20 epochs in 6 of 6 seeds, scratch beyond 50 in 0" in speed(found).evidence
+    assert "transfer within 20 epochs in 9 of 9 seeds, scratch beyond 50 in 0" in speed(found).evidence
 
 
 def test_an_equal_speed_does_not_reproduce() -> None:
@@ -192,10 +192,10 @@ def test_the_page_says_what_it_must() -> None:
     assert "6 patients were tested" in words
     assert "phantom" in words.lower()
     assert "0 were empty on both sides" in words
-    assert "12 on one (Dice 0" in words
+    assert "18 on one (Dice 0" in words
     assert [verdict.held for verdict in made.verdicts] == ["yes", "yes", "yes", "yes"]
     assert [row[0] for row in made.main.rows] == list(ARMS)
-    assert len(next(s for s in made.sections if s.anchor == "seeds").charts) == 12
+    assert len(next(s for s in made.sections if s.anchor == "seeds").charts) == 18
     assert [len(s.shown) for s in made.sections if s.anchor == "patients"] == [2]
 
 
