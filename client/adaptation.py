@@ -262,6 +262,7 @@ def _judge_case(bench: Bench, model: UNet, case: Case, *, keep_prediction: bool)
         "dice": {region: score.dice for region, score in judged.regions.items()},
         "hd95_mm": {region: score.hd95_mm for region, score in judged.regions.items()},
         "assd_mm": {region: round(score.assd_mm, 6) for region, score in judged.regions.items()},
+        "masd_mm": {region: round(score.masd_mm, 6) for region, score in judged.regions.items()},
         "nsd": {region: round(score.nsd, 6) for region, score in judged.regions.items()},
         "rule": {region: score.rule for region, score in judged.regions.items()},
     }

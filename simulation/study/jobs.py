@@ -18,6 +18,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.errors import FedGliaError, InputError, RunError
 from common.files import write_atomic
 from simulation.study.results import Row
@@ -98,6 +100,7 @@ def run_jobs(out: Path, jobs: Sequence[Job], *, workers: int, say: Say) -> None:
                 todo.remove(job)
                 worker = idle.pop()
                 worker.pipe.send((out, job))
+                say(f"{job.name} begins")
                 busy[worker.pipe] = worker, job
             if not busy:
                 raise RunError(f"jobs wait for others that do not exist: {', '.join(j.name for j in todo)}")
@@ -171,10 +174,7 @@ def _crew(count: int) -> Iterator[list[Worker]]:
 
 
 def _load() -> Callable[[tuple[Path, Job]], tuple[float, FedGliaError | None]]:
-    """What a worker process does once, and then with every job."""
-    import torch
-
-    torch.set_num_threads(1)
+    """What a worker process does with every job."""
     return _carry_out
 
 
@@ -182,6 +182,7 @@ def _carry_out(question: tuple[Path, Job]) -> tuple[float, FedGliaError | None]:
     out, job = question
     place = Workplace(out, job.name)
     began = time.monotonic()
+    torch.set_num_threads(1)  # an earlier job may have left another number
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
         found = job.do(place, **job.arguments)

@@ -1,7 +1,7 @@
 """A study from its file to results.csv and the report.
 
 OUT/study.toml      the effective study, preset laid in
-OUT/study.json      its hash and that of the choice of data; written first, checked by --resume
+OUT/study.json      its hash and what identifies the data; makes a folder a study, checked by --resume
 OUT/cohorts/        phantom cohorts
 OUT/cache/          prepared cases
 OUT/work/           jobs, see `jobs`
@@ -11,8 +11,10 @@ OUT/report.html report.md tables/*.csv
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ from simulation.study.jobs import Job, Say, outcome_of, run_jobs
 from simulation.study.kinds import KINDS, Kind
 from simulation.study.results import write_csv
 from simulation.study.spec import Data, Study, parse, read, resolve
+
+_BEFORE_THE_MARKER = ("lock", "study.toml")
+"""What a study that was killed while it was being made may have left."""
 
 
 @dataclass(frozen=True)
@@ -85,36 +90,43 @@ def carry_out(setup: Setup, *, workers: int, resume: bool, say: Say) -> None:
 
 
 def opened(out: Path) -> Setup:
-    """The study that a folder holds, for its report.
+    """The study that a folder holds, for its report; the scans need not be there any more.
 
     Raises:
         InputError: it holds none, or one of another version.
     """
-    try:
-        identity = json.loads((out / "study.json").read_text(encoding="utf-8"))
-        raw, origin = read(str(out / "study.toml"))
-    except (OSError, ValueError):
-        raise InputError(f"{out.name}: holds no study; run one with fedglia study run") from None
-    kind = KINDS.get(str(raw.get("kind")))
+    identity = _kept_identity(out)
+    raw, origin = read(str(out / "study.toml"))
+    kind, preset = KINDS.get(str(raw.get("kind"))), str(raw.get("preset"))
     if kind is None:
         raise InputError(f"{out.name}: its study is of a kind not known here")
-    preset = str(raw["preset"])
     study = parse({**raw, "presets": {preset: {}}}, kind.study, preset=preset, origin=origin)
     folders = {
         name: Path(words["folder"]) for name, words in identity["data"].items() if not words["phantom"]
     }
     degrade = {name: words["degrade"] for name, words in identity["data"].items() if words["degrade"]}
-    return Setup(study, kind, resolve(study, out.resolve(), folders, degrade), out.resolve())
+    return Setup(study, kind, resolve(study, out.resolve(), folders, degrade, look=False), out.resolve())
+
+
+def _kept_identity(out: Path) -> dict[str, Any]:
+    try:
+        identity: dict[str, Any] = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{out.name}: holds no study; run one with fedglia study run") from None
+    except ValueError:
+        raise InputError(f"{out.name}: its study.json is damaged; name a new folder") from None
+    return identity
 
 
 def _identity(setup: Setup) -> dict[str, Any]:
-    """What a resumed study must agree with."""
+    """What a resumed study must agree with; a study folder may move, and its phantoms with it."""
     return {
         "schema": 1,
         "sha256": setup.study.sha256,
         "data": {
             source.name: {
-                "folder": str(source.folder),
+                "folder": None if source.phantom else str(source.folder),
+                "content": None if source.phantom else _content_hash(source.folder),
                 "phantom": source.phantom,
                 "degrade": source.degrade,
             }
@@ -123,17 +135,34 @@ def _identity(setup: Setup) -> dict[str, Any]:
     }
 
 
+def _content_hash(folder: Path) -> str:
+    """Over names and sizes of all files: a case that comes or goes would deal the folds anew."""
+    files = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in _files(folder))
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also behind links to folders of cases."""
+    for place, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(place) / name for name in names)
+
+
 def _check_free(setup: Setup, *, resume: bool) -> None:
     marker, out = setup.out / "study.json", setup.out
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out.name}: is a file; name a folder for the study")
     if not marker.is_file():
-        strangers = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-        if out.exists() and (strangers or not out.is_dir()) and strangers not in ([], ["lock"]):
-            raise InputError(f"{out.name}: is not empty and holds no study; name a new folder")
+        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+        strangers = [name for name in names if name not in _BEFORE_THE_MARKER and not name.endswith(".tmp")]
+        if strangers:
+            raise InputError(
+                f"{out.name}: is not empty and holds no study (there is '{strangers[0]}'); name a new folder"
+            )
         return
     if not resume:
         raise InputError(f"{out.name}: holds a study already; add --resume to go on, or name a new folder")
-    if json.loads(marker.read_text(encoding="utf-8")) != _identity(setup):
+    if _kept_identity(out) != _identity(setup):
         raise InputError(
-            f"{out.name}: was started as another study, preset, seed or data; give the same, or name a new "
-            "folder"
+            f"{out.name}: was started as another study, preset, seed or data (a file that came or went "
+            "counts); give the same, or name a new folder"
         )

@@ -115,11 +115,17 @@ class Data:
 
 
 def resolve(
-    study: Study, out: Path, folders: Mapping[str, Path], degrade: Mapping[str, str] | None = None
+    study: Study,
+    out: Path,
+    folders: Mapping[str, Path],
+    degrade: Mapping[str, str] | None = None,
+    *,
+    look: bool = True,
 ) -> Data:
     """Which cohorts are real and which are phantoms.
 
     A role that any folder was given for is played by those folders alone; every other role by its phantoms.
+    With `look` False the folders need not be there any more: a report is made of what a study wrote down.
 
     Raises:
         InputError: a name that is no cohort of the study, one folder for two cohorts (patients would be
@@ -134,7 +140,8 @@ def resolve(
             raise InputError(f"there is no degradation '{profile}'{_hint(profile, DEGRADATIONS)}")
         if name not in folders:
             raise InputError(f"--degrade {name}: only scans given with --data {name}=FOLDER are degraded")
-    _refuse_shared_folders(folders)
+    if look:
+        _refuse_shared_folders(folders)
     real_roles = {study.cohorts[name].role for name in folders}
     sources = [
         Source(
@@ -217,6 +224,8 @@ def parse(
     """
     content = dict(data)
     presets = content.pop("presets", {})
+    if not isinstance(presets, Mapping) or not all(isinstance(part, Mapping) for part in presets.values()):
+        raise InputError(f"{origin}: presets must be tables, [presets.small] and the like")
     if preset not in presets:
         raise InputError(f"{origin}: has no preset '{preset}'; it has {', '.join(presets) or 'none'}")
     effective = _laid_over(content, presets[preset])

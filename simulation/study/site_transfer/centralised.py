@@ -121,8 +121,7 @@ def carry_out(place: Workplace, *, study: SiteTransfer, data: Data, name: str, f
     save(place.folder / MODEL, without_discriminator(model.state_dict()), facts)
     trained_s = time.monotonic() - began
     rows = judge_sites(place, model, study=study, data=data, approach=name, fold=fold)
-    (place.folder / DRAFT).unlink(missing_ok=True)
-    return Outcome(
+    outcome = Outcome(
         rows,
         {
             "curve": [
@@ -135,6 +134,8 @@ def carry_out(place: Workplace, *, study: SiteTransfer, data: Data, name: str, f
             "seconds": trained_s,
         },
     )
+    (place.folder / DRAFT).unlink(missing_ok=True)
+    return outcome
 
 
 def _describe(plan: Plan) -> dict[str, Any]:

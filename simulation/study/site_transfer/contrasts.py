@@ -118,7 +118,9 @@ def interval_of(found: Comparison) -> Interval | None:
 def difference_text(found: Comparison, digits: int = 3, unit: str = "") -> str:
     """`+0.123 [+0.010, +0.236]`."""
     interval = interval_of(found)
-    shown = gain_text(found.mean, digits) + unit
+    # The interval of the corrected test lies around the mean of the folds, which may be of unequal size.
+    centre = found.mean if found.corrected is None else found.corrected.mean
+    shown = gain_text(centre, digits) + unit
     return f"{shown} {interval_text(interval, digits)}" if interval else f"{shown} (no interval)"
 
 

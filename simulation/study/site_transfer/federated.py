@@ -6,6 +6,7 @@ The run directory stays in the job's folder, with its own report to be made by `
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -40,6 +41,7 @@ METRICS = {
     "dice": "dice",
     "hd95_mm": "hd95",
     "assd_mm": "assd",
+    "masd_mm": "masd",
     "nsd": "nsd",
     "lesion_dice": "lesion_dice",
     "lesion_hd95_mm": "lesion_hd95",
@@ -67,13 +69,19 @@ def plan_of(study: SiteTransfer, data: Data, name: str, *, fold: int, start: str
         "adaptation.local_steps": study.steps_of(run.steps) // study.rounds,
         "evaluation.local_only": "local_only" in run.rows,
         **({} if "adapted" in run.rows else {"adaptation.adapt_steps": 0}),
-        **({"model.start": start or UNKNOWN_START} if run.start != "first" else {}),
+        **(_further(study, data, start) if run.start != "first" else {}),
         **run.plan,
     }
     plan = study.plan_for(data, fold=fold, changes=changes)
     if plan.alignment.method == "none" or declares_domains(plan, data):
         return plan
     return plan.override({"alignment.domains": "site"})
+
+
+def _further(study: SiteTransfer, data: Data, start: str | None) -> dict[str, Any]:
+    """What differs where a trained model is trained further: its rate too, as in the centralised half."""
+    gentler = study.plan_for(data, fold=0).adaptation.adapt_learning_rate
+    return {"model.start": start or UNKNOWN_START, "adaptation.learning_rate": gentler}
 
 
 def declares_domains(plan: Plan, data: Data) -> bool:
@@ -139,9 +147,10 @@ def _share_caches(out: Path, run_folder: Path, data: Data) -> None:
     """Let the run's sites read the cases that the study prepared."""
     for source in data.sources:
         cache = run_folder / "sites" / source.name / "cache"
-        if not cache.exists():
+        if not cache.is_symlink():
             cache.parent.mkdir(parents=True, exist_ok=True)
-            cache.symlink_to((site_folder(out, source.name) / "cache").resolve(), target_is_directory=True)
+            shared = os.path.relpath(site_folder(out, source.name) / "cache", cache.parent)
+            cache.symlink_to(shared, target_is_directory=True)
 
 
 def _rows(
@@ -198,9 +207,9 @@ def _mean_loss(record: dict[str, Any]) -> float | None:
 
 def _tidy(run_folder: Path) -> None:
     """Leave the report's sources and the last model; the rounds in between and sites' moments are large."""
-    last = run_folder / "checkpoints" / "last.safetensors"
-    for file in (run_folder / "checkpoints").glob("round-*.safetensors"):
-        if not file.samefile(last):
-            file.unlink()
+    rounds = sorted((run_folder / "checkpoints").glob("round-*.safetensors"))
+    closed = [file for file in rounds if not file.name.endswith(".server.safetensors")]
+    for file in closed[1:-1]:  # without the first and the last, a killed job could not be resumed
+        file.unlink()
     for state in run_folder.glob("sites/*/state"):
         shutil.rmtree(state)

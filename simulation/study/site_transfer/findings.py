@@ -116,7 +116,8 @@ def _sections(
         "Site by site, and what federation costs",
         "federated",
         (
-            "Federated approaches share folds, splits, total steps and seed with the centralised ones. "
+            "Federated approaches share folds, splits, steps and seed with the centralised ones; those that "
+            "are fine-tuned locally make some steps more; local only keeps the better of before and after. "
             "A verdict goes by the corrected interval of the gap: non-inferior where all of it lies above "
             "minus the margin, inferior where all of it lies below. Beside the reference, a federated "
             "approach is held against the centralised one that trains and aligns the same parts; that one "
@@ -131,8 +132,8 @@ def _sections(
         (
             "Alignment should make this harder. The classifier that plays against the encoder during "
             "training is no measure of it: at 50 % it may simply have lost, and proves nothing. So a fresh "
-            "classifier is trained on the finished encoder's features, which no longer change. Below 0.5 is "
-            "as good as chance.",
+            "classifier is trained on the finished encoder's features, which no longer change. An AUC up "
+            "to the column `chance` is what luck reaches with so few patients.",
         ),
         _known(separability_table(scores, results)),
     )
@@ -140,9 +141,9 @@ def _sections(
         "Learning",
         "learning",
         (
-            "Validation cases are the target's, and chose nothing: the last model of each approach was "
-            f"judged. What goes on from {scores.labels.get(study.baseline, study.baseline)} begins at its "
-            "last step.",
+            "Validation cases are the target's, and chose nothing but in local only: the last model of each "
+            f"approach was judged. What goes on from {scores.labels.get(study.baseline, study.baseline)} "
+            "begins at its last step.",
         ),
         charts=curve_charts(results, study, scores.labels),
     )

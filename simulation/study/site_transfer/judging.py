@@ -70,13 +70,13 @@ def tested(
     """(fold, case, plan) of the cases to judge at a site.
 
     A target site's patients of the fold, or all of them, each in the fold where it is tested, where `fold`
-    is -1; a source site's test patients, which belong to no fold.
+    is -1; a source site's test patients, with the fold of the model that judges them.
     """
     wanted = range(study.folds) if fold < 0 and source.role == "target" else (fold,)
     for number in wanted:
         plan = study.plan_for(data, fold=max(number, 0))
         for case in site.split(plan).test:
-            yield (number if source.role == "target" else -1), case, plan
+            yield number, case, plan
 
 
 def shown_scan(site: Site, case: Case, task: str) -> Volume:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
+
 from client.site import create as create_site
 from common.data.cases import STRUCTURES
-from common.data.splits import folds as deal_folds
-from common.data.splits import split_by_patient
+from common.data.splits import split_as_planned
 from common.data.transforms import expert_label
 from common.errors import DataError, InputError
 from common.plan import Plan
@@ -26,29 +29,44 @@ def check(study: SiteTransfer, data: Data) -> None:
     """
     plan = study.plan_for(data, fold=0)
     starting_model(plan)
+    owners: dict[str, str] = {}
     for source in data.sources:
         if source.phantom is None:
-            _check_real(study, source, plan)
+            _check_real(source, plan, owners)
         elif source.role == "target" and source.cases < study.folds:
             raise InputError(f"cohort {source.name}: {source.cases} patients for {study.folds} folds")
     for name in study.federations:
         federated.plan_of(study, data, name, fold=0)
 
 
-def _check_real(study: SiteTransfer, source: Source, plan: Plan) -> None:
+def _check_real(source: Source, plan: Plan, owners: dict[str, str]) -> None:
+    """Folds, regions, and that no scan is in two cohorts; `owners`: label seen so far -> its cohort."""
     cohort = open_source(source)
     if not cohort.labelled:
         raise DataError(
             f"cohort {source.name}: no case has a label, and a study needs expert labels to train and judge",
             code="missing",
         )
-    if source.role == "target":
-        deal_folds(cohort, k=study.folds, seed=0, val=plan.evaluation.val_share)
-    else:
-        shares = plan.evaluation
-        split_by_patient(cohort, seed=0, val=shares.val_share, test=shares.test_share)
+    split_as_planned(cohort, plan, site=source.name)
+    structures = STRUCTURES[plan.task.kind]
+    found: set[int] = set()
     for case in cohort.labelled:
-        expert_label(case, cohort, STRUCTURES[plan.task.kind])
+        label = expert_label(case, cohort, structures).array
+        found |= set(np.unique(label).tolist())
+        digest = hashlib.sha256(label.tobytes()).hexdigest()
+        if owners.setdefault(digest, source.name) != source.name and label.any():
+            raise DataError(
+                f"cohorts {owners[digest]} and {source.name} hold the same case ({case.name}): it would be "
+                "trained and tested on at once; keep it in one of them",
+                code="shared",
+            )
+    for code, structure in enumerate(structures, start=1):
+        if code not in found:
+            raise DataError(
+                f"cohort {source.name}: no label holds {structure}, so nothing could be learnt or said about "
+                "it; add cases that have it, or correct label_map in cohort.toml",
+                code="missing",
+            )
 
 
 def jobs(study: SiteTransfer, data: Data) -> list[Job]:
@@ -94,7 +112,13 @@ def make_cohort(place: Workplace, *, study: SiteTransfer, data: Data, source: So
     site = site_of(place.out, source)
     for case in site.cohort.labelled:
         site.prepared(plan, (case,))
-    return Outcome()
+    splits = [site.split(study.plan_for(data, fold=fold)) for fold in range(study.folds)]
+    return Outcome(
+        facts={
+            "patients": {case.name: case.patient for case in site.cohort.labelled},
+            "trained": [len({case.patient for case in split.train}) for split in splits],
+        }
+    )
 
 
 def _centralised(study: SiteTransfer, data: Data, name: str, *, fold: int, needs: tuple[str, ...]) -> Job:

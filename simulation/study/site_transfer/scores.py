@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from common.data.cases import STRUCTURES, Cohort
-from common.data.splits import split_as_planned
-from common.errors import FedGliaError
+from common.data.cases import STRUCTURES
 from simulation.study.comparison import Design
 from simulation.study.page import Results
 from simulation.study.results import MEAN
 from simulation.study.site_transfer.settings import SiteTransfer
-from simulation.study.spec import open_source
 from simulation.study.statistics import FoldSize
 
 Values = Mapping[str, float]
@@ -84,7 +81,7 @@ class Scores:
         cases: dict[str, list[float]] = {}
         for case, value in values.items():
             cases.setdefault(self.patient[case], []).append(value)
-        return {patient: fmean(of) for patient, of in cases.items()}
+        return {patient: fmean(cases[patient]) for patient in sorted(cases)}
 
 
 def scores_of(results: Results) -> Scores:
@@ -101,8 +98,7 @@ def scores_of(results: Results) -> Scores:
         site[case] = row.site
         if row.site in targets:
             fold[case] = row.fold
-    cohorts = _cohorts(results)
-    patient = _patients(cohorts, site)
+    patient = _patients(results, site)
     judged = {approach for approach, _, _ in collected}
     return Scores(
         study=study,
@@ -112,7 +108,7 @@ def scores_of(results: Results) -> Scores:
         site=site,
         fold=fold,
         patient=patient,
-        sizes=_sizes(results, study, cohorts=cohorts, fold=fold, patient=patient),
+        sizes=_sizes(results, fold, patient),
         targets=targets,
     )
 
@@ -125,45 +121,25 @@ def labels_of(study: SiteTransfer) -> dict[str, str]:
     return named
 
 
-def _cohorts(results: Results) -> dict[str, Cohort]:
-    """The cohorts whose folders can still be read; a report is made whatever became of the others."""
-    found = {}
-    for source in results.data.sources:
-        try:
-            found[source.name] = open_source(source)
-        except (FedGliaError, OSError):
-            continue
-    return found
-
-
-def _patients(cohorts: Mapping[str, Cohort], site: Mapping[str, str]) -> dict[str, str]:
-    """Case -> patient; a case is its own patient where its folder can no longer be read."""
+def _patients(results: Results, site: Mapping[str, str]) -> dict[str, str]:
+    """Case -> patient, as the cohort's job wrote down; a case that it does not name is its own patient."""
     known = {
-        f"{name}/{case.name}": f"{name}/{case.patient}"
-        for name, cohort in cohorts.items()
-        for case in cohort.cases
+        f"{source.name}/{case}": f"{source.name}/{patient}"
+        for source in results.data.sources
+        for case, patient in results.facts.get(f"cohorts/{source.name}", {}).get("patients", {}).items()
     }
     return {case: known.get(case, case) for case in site}
 
 
-def _sizes(
-    results: Results,
-    study: SiteTransfer,
-    *,
-    cohorts: Mapping[str, Cohort],
-    fold: Mapping[str, int],
-    patient: Mapping[str, str],
-) -> dict[int, FoldSize]:
-    """Fold -> target patients trained on and judged; without the folders, all that are not judged train."""
-    targets = results.data.role("target")
+def _sizes(results: Results, fold: Mapping[str, int], patient: Mapping[str, str]) -> dict[int, FoldSize]:
+    """Fold -> target patients trained on and judged, as the cohorts' jobs wrote down."""
     everyone = {patient[case] for case in fold}
+    trained: dict[int, int] = {}
+    for source in results.data.role("target"):
+        for number, count in enumerate(results.facts.get(f"cohorts/{source.name}", {}).get("trained", [])):
+            trained[number] = trained.get(number, 0) + count
     sizes = {}
     for number in sorted(set(fold.values())):
         tested = len({patient[case] for case in fold if fold[case] == number})
-        trained = len(everyone) - tested
-        if all(source.name in cohorts for source in targets):
-            plan = study.plan_for(results.data, fold=number)
-            splits = [split_as_planned(cohorts[s.name], plan, site=s.name) for s in targets]
-            trained = sum(len({case.patient for case in split.train}) for split in splits)
-        sizes[number] = FoldSize(train=max(trained, 1), test=tested)
+        sizes[number] = FoldSize(train=max(trained.get(number, len(everyone) - tested), 1), test=tested)
     return sizes

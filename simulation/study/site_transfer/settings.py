@@ -95,6 +95,8 @@ class SiteTransfer(Study):
         for name in (self.baseline, self.reference):
             if name not in self.approaches:
                 raise ValueError(f"there is no approach '{name}' to compare with")
+        self._check_plan()
+        self._check_names()
         self._check_starts()
         for run in self.federations.values():
             if self.steps_of(run.steps) % self.rounds:
@@ -102,6 +104,26 @@ class SiteTransfer(Study):
             if set(run.rows.values()) != set(run.labels):
                 raise ValueError("a federation needs one label for each of its rows")
         return self
+
+    def _check_plan(self) -> None:
+        for key in ("schema", "name", "seed", "threads", "sites"):
+            if key in self.plan:
+                raise ValueError(f"plan.{key} is the study's to say, not its plan's")
+        if self.plan.get("adaptation", {}).get("batch_size", 2) % 2:
+            raise ValueError("plan.adaptation.batch_size must be even: half of a batch is of each domain")
+
+    def _check_names(self) -> None:
+        rows = [row for run in self.federations.values() for row in run.rows.values()]
+        for name in (*self.federations, *rows):
+            if name in self.approaches:
+                raise ValueError(f"'{name}' names an approach and a federation, or a row of one")
+        if len(set(rows)) < len(rows):
+            raise ValueError("two federations give a row of the same name")
+        for name, approach in self.approaches.items():
+            if len(set(approach.on)) < len(approach.on):
+                raise ValueError(f"approach {name} names a role twice")
+            if approach.alignment != "none" and len(approach.on) < 2:
+                raise ValueError(f"approach {name} aligns domains, and trains on one role alone")
 
     def _check_starts(self) -> None:
         known = ["first"]

@@ -67,7 +67,7 @@ def test_a_finished_job_is_not_done_again_and_progress_says_so(tmp_path: Path) -
     run_jobs(tmp_path, jobs()[:2], workers=1, say=silent)
     run_jobs(tmp_path, jobs(), workers=1, say=said.append)
     assert (tmp_path / "work" / "draw" / "0" / "times").read_text() == "once\n"
-    assert said[0] == "2 of 5 jobs are done already"
+    assert said[:2] == ["2 of 5 jobs are done already", "draw/2 begins"]
     assert said[-1].startswith("[5/5] double: ")
     assert said[-1].endswith("all done")
 

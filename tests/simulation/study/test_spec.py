@@ -70,6 +70,8 @@ def test_changes_are_laid_over_the_preset() -> None:
             "no phantom 'adult-z'",
         ),
         ({"cohorts": {}}, "small", "'cohorts'"),
+        ({"presets": 3}, "small", "presets must be tables"),
+        ({"presets": {"small": 3}}, "small", "presets must be tables"),
     ],
 )
 def test_refusals_name_the_key(changes: dict[str, Any], preset: str, words: str) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 
+from common.data.volume import Volume, read_label, write_volume
 from common.errors import DataError, InputError
 from simulation.study.run import Setup
 from simulation.study.site_transfer.federated import plan_of
@@ -40,9 +42,33 @@ def test_a_missing_region(tiny: Make, tiny_cohorts: dict[str, Path], tmp_path: P
         tiny(folders={"ssa": copy})
 
 
+def test_a_region_that_no_label_holds(tiny: Make, tiny_cohorts: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_cohorts["ssa"], tmp_path / "copy")
+    for file in copy.glob("*/*-seg.nii.gz"):
+        label = read_label(file)
+        write_volume(file, Volume(np.where(label.array == 3, 1, label.array).astype(np.uint8), label.affine))
+    with pytest.raises(DataError, match="cohort ssa: no label holds ET"):
+        tiny(folders={"ssa": copy})
+
+
+def test_a_case_in_two_cohorts(tiny: Make, tiny_cohorts: dict[str, Path], tmp_path: Path) -> None:
+    both = {"adult": tiny_cohorts["adult-a"], "ssa": shutil.copytree(tiny_cohorts["ssa"], tmp_path / "ssa")}
+    shutil.copytree(next(both["adult"].glob("BraTS-*")), both["ssa"] / "BraTS-SSA-00099-000")
+    for file in (both["ssa"] / "BraTS-SSA-00099-000").iterdir():
+        file.rename(file.with_name(file.name.replace("ADULTA-00001", "SSA-00099")))
+    with pytest.raises(DataError, match="cohorts adult and ssa hold the same case"):
+        tiny(folders=both)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ("[plan.task]", "[plan]\nseed = 5\n[plan.task]", r"plan\.seed is the study's to say"),
+        ("[plan.task]", "[plan]\nthreads = 4\n[plan.task]", r"plan\.threads is the study's to say"),
+        ("augment = false", "augment = false\nbatch_size = 3", "batch_size must be even"),
+        ("fed-frozen-decoder", "dann", "'dann' names an approach and a federation"),
+        ('on = ["target"]', 'on = ["target", "target"]', "names a role twice"),
+        ('on = ["source", "target"]\nalignment', 'on = ["target"]\nalignment', "trains on one role alone"),
         ('role = "target"', 'role = "source"', "roles source and target"),
         ("source_steps = 2", "source_steps = 4", "source_steps must leave steps"),
         ('reference = "combined"', 'reference = "pooled"', "no approach 'pooled'"),

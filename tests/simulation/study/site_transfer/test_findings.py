@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -29,7 +28,7 @@ from simulation.study.site_transfer.findings import page
 from simulation.study.site_transfer.scores import Scores, scores_of
 from simulation.study.site_transfer.settings import SiteTransfer
 from simulation.study.site_transfer.tally import separability_of, sites_table, spread_table
-from simulation.study.spec import Source, parse, read
+from simulation.study.spec import parse, read
 from tests.simulation.study.finished import STRUCTURES, dice_of, finish
 
 
@@ -82,22 +81,17 @@ class TestScores:
 
         assert found == {cases[0]: pytest.approx(0.3), cases[2]: 0.9}
 
-    def test_without_the_folders_all_patients_that_are_not_judged_train(self, scores: Scores) -> None:
+    def test_without_the_cohorts_words_all_patients_that_are_not_judged_train(self, scores: Scores) -> None:
         assert {(size.train, size.test) for size in scores.sizes.values()} == {(8, 2)}
 
-    def test_with_the_folder_validation_patients_do_not_train(
-        self, results: Results, tiny_cohorts: dict[str, Path]
-    ) -> None:
-        # four patients in two folds: two tested; of the other two one trains and one validates
-        source = Source("ssa", "target", tiny_cohorts["adult-a"], None, 0)
-        others = results.data.role("source")
-        data = replace(results.data, sources=(*others, source))
-        study = results.study.model_copy(update={"folds": 2})
-        rows = tuple(replace(row, fold=row.fold % 2) for row in results.rows if row.site == "ssa")
+    def test_patients_and_sizes_are_what_the_cohorts_job_wrote_down(self, results: Results) -> None:
+        twins = {f"secret-ssa-{number}": f"patient-{number // 2}" for number in range(10)}
+        told = {"cohorts/ssa": {"patients": twins, "trained": [5, 6, 5, 6, 5]}}
 
-        found = scores_of(replace(results, data=data, study=study, rows=rows))
+        found = scores_of(replace(results, facts={**results.facts, **told}))
 
-        assert {size.train for size in found.sizes.values()} == {1}
+        assert [found.sizes[fold].train for fold in range(5)] == [5, 6, 5, 6, 5]
+        assert len(found.by_patient(found.at(("ssa",), "baseline"))) == 5
 
 
 class TestContrasts:

@@ -134,11 +134,53 @@ def test_a_folder_in_use_is_refused(tiny: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not empty and holds no study"):
         carry_out(setup, workers=1, resume=False, say=silent)
     shutil.rmtree(setup.out)
+    setup.out.write_text("a file")
+    with pytest.raises(InputError, match="is a file"):
+        carry_out(setup, workers=1, resume=False, say=silent)
+    setup.out.unlink()
     setup.out.mkdir()
     (setup.out / "study.json").write_text("{}")
     with pytest.raises(InputError, match="add --resume"):
         carry_out(setup, workers=1, resume=False, say=silent)
     with pytest.raises(InputError, match="another study, preset, seed or data"):
         carry_out(setup, workers=1, resume=True, say=silent)
+    (setup.out / "study.json").write_text("{")
+    with pytest.raises(InputError, match=r"study\.json is damaged"):
+        carry_out(setup, workers=1, resume=True, say=silent)
     with pytest.raises(InputError, match="holds no study"):
         opened(tmp_path / "nowhere")
+
+
+def test_what_a_study_killed_while_it_was_made_left_is_taken_over(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simulation.study import run
+
+    setup = tiny(preset="central")
+    setup.out.mkdir()
+    for name in ("lock", "study.toml", ".study.json.abc.tmp"):
+        (setup.out / name).write_text("half")
+    monkeypatch.setattr(run, "run_jobs", lambda *a, **k: None)
+    monkeypatch.setattr(Setup, "jobs", lambda self: [])
+    carry_out(setup, workers=1, resume=True, say=silent)
+    assert opened(setup.out).study == setup.study
+    moved = setup.out.rename(setup.out.with_name("moved"))
+    assert opened(moved).study == setup.study
+
+
+def test_a_case_that_came_makes_it_another_study(
+    tiny: Make, tiny_cohorts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simulation.study import run
+
+    monkeypatch.setattr(run, "run_jobs", lambda *a, **k: None)
+    monkeypatch.setattr(Setup, "jobs", lambda self: [])
+    folder = shutil.copytree(tiny_cohorts["adult-a"], tmp_path / "real")
+    setup = tiny(preset="central", folders={"adult": folder})
+    carry_out(setup, workers=1, resume=False, say=silent)
+    carry_out(setup, workers=1, resume=True, say=silent)
+    shutil.rmtree(next(folder.glob("BraTS-*")))
+    with pytest.raises(InputError, match="a file that came or went counts"):
+        carry_out(setup, workers=1, resume=True, say=silent)
+    shutil.rmtree(folder)
+    assert opened(setup.out).data.sources[0].phantom is None  # the report does not need the scans

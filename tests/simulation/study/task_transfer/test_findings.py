@@ -204,3 +204,18 @@ def test_a_shipped_preset_is_a_study() -> None:
     for preset in ("smoke", "small", "full"):
         study = parse(raw, TaskTransfer, preset=preset, origin=origin)
         assert study.seeds % study.folds == 0
+
+
+def test_a_budget_below_fifty_epochs_shows_nothing_beyond_them() -> None:
+    """A censored run of 12 epochs is not known to need more than 50."""
+    found = finished(rises={TRANSFER: 10, SCRATCH: 40})
+    short = {
+        job: {**facts, "convergence": {**facts["convergence"], "dice": SHORT}} if "dice" in facts else facts
+        for job, facts in found.results.facts.items()
+    }
+    told_of = speed(Found(found.study, replace(found.results, facts=short)))
+    assert told_of.evidence.endswith("transfer within 20 epochs in 0 of 9 seeds, scratch beyond 50 in 0")
+    assert told_of.held == "undecided"
+
+
+SHORT = {"epoch": 12, "censored": True, "best": 0.5}
