@@ -12,12 +12,12 @@ from simulation.study.statistics import non_inferior
 from simulation.study.task_transfer.contrasts import Contrast, Found
 from simulation.study.task_transfer.settings import SCRATCH, TRANSFER
 from simulation.tables import Table
-from simulation.wording import gain_text
+from simulation.wording import count_text, gain_text
 
 NAMES = {"dice": "Dice", "hd95": "HD95", "assd": "ASD (ASSD)", "masd": "ASD (MASD)"}
 DIGITS = {"dice": 3, "hd95": 1, "assd": 2, "masd": 2}
 UNITS = {"dice": "", "hd95": " mm", "assd": " mm", "masd": " mm"}
-PUBLISHED = {"dice": (".940", ".916"), "hd95": ("1.81", "2.58"), "assd": ("0.60", "0.76")}
+PUBLISHED = {"dice": ("0.940", "0.916"), "hd95": ("1.81", "2.58"), "assd": ("0.60", "0.76")}
 """Transfer and scratch, as published; which ASD is not said."""
 
 TRANSFER_WITHIN, SCRATCH_BEYOND = 20, 50
@@ -57,7 +57,7 @@ def speed(found: Found) -> Verdict:
     within = sum(
         not one.censored and one.epoch <= TRANSFER_WITHIN for one in found.convergence(TRANSFER).values()
     )
-    beyond = sum(one.censored or one.epoch > SCRATCH_BEYOND for one in found.convergence(SCRATCH).values())
+    beyond = sum(one.epoch > SCRATCH_BEYOND for one in found.convergence(SCRATCH).values())
     return Verdict(
         f"Transfer converges in at most {TRANSFER_WITHIN} epochs, training from scratch in more than "
         f"{SCRATCH_BEYOND}. Reproduced if the ratio of epochs is at least {study.least_ratio:g} and the last "
@@ -77,19 +77,29 @@ def better(found: Found, metric: str) -> Verdict:
     return Verdict(
         f"Transfer has the better {NAMES[metric]} (paper: {ours} against {theirs}{UNITS[metric]}, P < 0.05)",
         _direction(contrast.interval, higher_is_better=metric == "dice"),  # type: ignore[arg-type]
-        f"{found.mean(TRANSFER, metric):.3g} against {found.mean(SCRATCH, metric):.3g}{UNITS[metric]}; "
+        f"{value_text(found.mean(TRANSFER, metric), metric)} against "
+        f"{value_text(found.mean(SCRATCH, metric), metric)}{UNITS[metric]}; "
         f"difference {contrast_text(contrast, metric)}; Wilcoxon over patients p {contrast.ranks.p:.2g}",
     )
 
 
 def contrast_text(contrast: Contrast, metric: str) -> str:
     """A difference with the interval that its verdict rests on."""
-    digits = DIGITS[metric]
-    words = f"{gain_text(contrast.mean, digits)}{UNITS[metric]}"
+    words = f"{gain_text(contrast.mean, DIGITS[metric])}{UNITS[metric]}"
     if contrast.interval is None:
         return words
-    low, high = (gain_text(value, digits) for value in (contrast.interval.low, contrast.interval.high))
-    return f"{words} (95 % interval {low} to {high})"
+    return f"{words} (95 % interval {range_text(contrast.interval, metric)})"
+
+
+def value_text(value: float, metric: str) -> str:
+    """A value in the digits of its metric, without its unit."""
+    return f"{value:.{DIGITS[metric]}f}"
+
+
+def range_text(interval: Interval, metric: str) -> str:
+    """An interval of a difference, in the digits of its metric."""
+    low, high = (gain_text(value, DIGITS[metric]) for value in (interval.low, interval.high))
+    return f"{low} to {high}"
 
 
 def ratio_text(ratio: Ratio) -> str:
@@ -99,10 +109,10 @@ def ratio_text(ratio: Ratio) -> str:
     above, below = ratio.censored
     censored = {
         "exact": "no run censored",
-        "at least": f"at least that, {above} runs from scratch censored",
-        "at most": f"at most that, {below} transfer runs censored",
-        "unknown": f"{above} runs from scratch and {below} transfer runs censored, so a bound in neither "
-        "direction",
+        "at least": f"at least that, {count_text(above, 'run')} from scratch censored",
+        "at most": f"at most that, {count_text(below, 'transfer run')} censored",
+        "unknown": f"{count_text(above, 'run')} from scratch and {count_text(below, 'transfer run')} "
+        "censored, so a bound in neither direction",
     }[ratio.bound]
     return f"{estimate.value:.2f} (95 % interval over seeds {interval}; {censored})"
 

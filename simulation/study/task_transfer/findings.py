@@ -9,11 +9,12 @@ from typing import cast
 from simulation.study.page import Page, Results, Section, notices_of
 from simulation.study.task_transfer import drawings
 from simulation.study.task_transfer.claims import (
-    DIGITS,
     NAMES,
     contrast_text,
     published_table,
+    range_text,
     ratio_text,
+    value_text,
     verdicts,
 )
 from simulation.study.task_transfer.contrasts import METRICS, MILD_SHARE, Found
@@ -123,7 +124,7 @@ def _main_table(found: Found) -> Table:
         rows.append(
             (
                 arm,
-                *(_number(found.mean(arm, metric), metric) for metric in METRICS),
+                *(value_text(found.mean(arm, metric), metric) for metric in METRICS),
                 f"{fmean(one.epoch for one in runs):.1f}",
                 f"{sum(one.censored for one in runs)} of {len(runs)}",
             )
@@ -210,9 +211,7 @@ def _differences_section(found: Found) -> Section:
                 contrast_text(one, metric),
                 *(UNKNOWN if test is None else f"{test.p:.3f}" for test in tests),
                 f"{one.ranks.p:.3f}",
-                UNKNOWN
-                if one.patients is None
-                else f"{one.patients.interval.low:.3g} to {one.patients.interval.high:.3g}",
+                UNKNOWN if one.patients is None else range_text(one.patients.interval, metric),
             )
         )
     return Section(
@@ -282,7 +281,7 @@ def _source_section(found: Found) -> Section:
             for row in found.results.rows
             if (row.approach, row.region, row.metric) == (SOURCE_MODEL, SOURCE_REGION, metric)
         ]
-        cells.append(_number(fmean(values), metric))
+        cells.append(value_text(fmean(values), metric))
     return Section(
         "The hippocampus model",
         "source",
@@ -299,7 +298,3 @@ def _source_section(found: Found) -> Section:
             ),
         ),
     )
-
-
-def _number(value: float, metric: str) -> str:
-    return dice_text(value) if metric == "dice" else f"{value:.{DIGITS[metric]}f}"
