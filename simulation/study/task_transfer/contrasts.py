@@ -150,7 +150,7 @@ class Found:
         rules = [
             rule for arm in ARMS for number in self.study.numbers for rule in self.facts(arm, number)["rules"]
         ]
-        return {rule: rules.count(rule) for rule in ("both-empty", "one-empty")}
+        return {rule: rules.count(rule) for rule in ("both-empty", "missed", "false")}
 
     def _of(self, arm: str, metric: str) -> list[Row]:
         return [row for row in self.rows if row.approach == arm and row.metric == metric]

@@ -260,9 +260,10 @@ def _told_section(found: Found) -> Section:
             f"{' or '.join(map(str, trained))} patients; every patient is tested by "
             f"{study.seeds // study.folds} of {study.seeds} seeds. Steps of a run: {study.epochs} epochs of "
             f"{study.steps_per_epoch}, {study.batch_size} crops each.",
-            f"Of the judged pairs of masks, {empty['both-empty']} were empty on both sides (Dice 1, 0 mm) "
-            "and "
-            f"{empty['one-empty']} on one (Dice 0, the image's diagonal), over both arms. "
+            f"Of the judged pairs of masks, over both arms, {empty['both-empty']} were empty on both sides "
+            f"(Dice 1, 0 mm), in {empty['missed']} nothing was found of a tumour that is there, and in "
+            f"{empty['false']} something was found where the expert saw none (both Dice 0 and the image's "
+            "diagonal). A case without a core is shown whole, since there is nothing to draw a box around. "
             f"{sum(value > 0 for value in outside)} tested boxes cut off a part of the tumour, which counts "
             "as "
             "missed.",

@@ -61,7 +61,7 @@ def finished(
                 },
                 "trained": 4,
                 "patients": {case: case for case in cases},
-                "rules": ["measured", "one-empty"],
+                "rules": ["missed", "false"],
                 "outside": [0.0, 2.0],
             }
             for place, case in enumerate(cases):
@@ -192,7 +192,8 @@ def test_the_page_says_what_it_must() -> None:
     assert "6 patients were tested" in words
     assert "phantom" in words.lower()
     assert "0 were empty on both sides" in words
-    assert "18 on one (Dice 0" in words
+    assert "in 18 nothing was found" in words
+    assert "in 18 something was found where the expert saw none" in words
     assert [verdict.held for verdict in made.verdicts] == ["yes", "yes", "yes", "yes"]
     assert [row[0] for row in made.main.rows] == list(ARMS)
     assert len(next(s for s in made.sections if s.anchor == "seeds").charts) == 18
