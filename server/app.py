@@ -155,6 +155,8 @@ def _release(run: Run, start: Start, model: GlobalModel, summary: Mapping[str, A
             start=start.origin,
         )
         lineage["spacing_mm"] = plan.task.spacing_mm
+        if plan.alignment.method != "none":
+            lineage["alignment"] = f"{plan.alignment.method} by {plan.alignment.domains}"
         card = compose_card(plan.name, version, lineage=lineage, summary=summary)
         make_release(
             run.folder, plan.name, version=version, tensors=model.tensors, lineage=lineage, card=card

@@ -113,6 +113,7 @@ def _origin(lineage: Mapping[str, Any]) -> str:
         f"{len(lineage['sites'])} site(s) {', '.join(lineage['sites'])} under plan `{plan['name']}` "
         f"(SHA-256 `{plan['sha256']}`). It is the global model after round {lineage['round']}. "
         f"First model: {lineage['start']}."
+        + (f" Domains were aligned: {lineage['alignment']}." if "alignment" in lineage else "")
     )
 
 

@@ -62,7 +62,8 @@ STRENGTH: Mapping[str, Callable[[float], float]] = {
 """Method -> progress in [0, 1] -> what the encoder's gradient is multiplied with, negated.
 
 Without the reversal the gradient passes whole from the first step on: the slow start belongs to the
-reversal. `dann-detached` trains the discriminator alone and leaves the encoder untouched.
+reversal. `dann-detached` trains the discriminator alone; the encoder feels it only where the gradient of both
+together is clipped.
 """
 
 

@@ -385,3 +385,8 @@ def test_flowers_own_engine_ends_with_the_same_tensors(
     simulate(federation, resume=False, listen=lambda event: None)
 
     assert ends_alike(federation.run_folder, aligned)
+
+
+def test_the_card_of_a_release_says_that_domains_were_aligned(aligned: Path) -> None:
+    (card,) = aligned.glob("releases/*/model-card.md")
+    assert "Domains were aligned: dann by field-strength." in card.read_text()
