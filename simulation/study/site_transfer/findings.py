@@ -112,19 +112,7 @@ def _sections(
         (dots_chart(scores),),
     )
     yield Section("Lesion by lesion", "lesions", tables=_known(lesion_table(scores)))
-    yield Section(
-        "Site by site, and what federation costs",
-        "federated",
-        (
-            "Federated approaches share folds, splits, steps and seed with the centralised ones; those that "
-            "are fine-tuned locally make some steps more; local only keeps the better of before and after. "
-            "A verdict goes by the corrected interval of the gap: non-inferior where all of it lies above "
-            "minus the margin, inferior where all of it lies below. Beside the reference, a federated "
-            "approach is held against the centralised one that trains and aligns the same parts; that one "
-            "need not have seen the same sites.",
-        ),
-        _known(sites_table(scores), gaps_table(scores, dice), site_gaps_table(scores)),
-    )
+    yield _federated(scores, dice)
     yield _statistics(scores, dice)
     yield Section(
         "Can source and target be told apart?",
@@ -148,6 +136,22 @@ def _sections(
         charts=curve_charts(results, study, scores.labels),
     )
     yield Section("Best and worst case", "pictures", shown=shown)
+
+
+def _federated(scores: Scores, dice: Compared) -> Section:
+    return Section(
+        "Site by site, and what federation costs",
+        "federated",
+        (
+            "Federated approaches share folds, splits, steps and seed with the centralised ones; those that "
+            "are fine-tuned locally make some steps more; local only keeps the better of before and after. "
+            "A verdict goes by the corrected interval of the gap: non-inferior where all of it lies above "
+            "minus the margin, inferior where all of it lies below. Beside the reference, a federated "
+            "approach is held against the centralised one that trains and aligns the same parts; that one "
+            "need not have seen the same sites.",
+        ),
+        _known(sites_table(scores), gaps_table(scores, dice), site_gaps_table(scores)),
+    )
 
 
 def _statistics(scores: Scores, dice: Compared) -> Section:
