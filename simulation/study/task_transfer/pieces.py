@@ -19,6 +19,7 @@ from simulation.study.jobs import Job, Outcome, Workplace
 from simulation.study.pictures import keep, take
 from simulation.study.results import Row
 from simulation.study.spec import Data, Source
+from simulation.study.stretches import DRAFT
 from simulation.study.task_transfer.cohorts import (
     MODALITY,
     Parts,
@@ -42,7 +43,6 @@ from simulation.study.task_transfer.settings import (
     arm_job,
 )
 from simulation.study.task_transfer.training import (
-    DRAFT,
     MODEL,
     STRONG,
     Course,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from common.checkpoint import load, save
 from common.data.sampling import Batch, draw_batch
 from common.data.transforms import PreparedCase
 from common.learning.augmentation import Augmentation, augment
@@ -21,10 +19,11 @@ from common.learning.loop import Settings, train
 from common.metrics import dice
 from common.models.unet import UNet, build_unet
 from common.seeds import generator
+from simulation.study.stretches import DRAFT, train_in_stretches
 from simulation.study.task_transfer.crops import Crop
 from simulation.study.task_transfer.settings import TaskTransfer
 
-MODEL, DRAFT = "model.safetensors", "draft.safetensors"
+MODEL = "model.safetensors"
 DRAFT_EVERY = 10
 """Epochs between two drafts."""
 
@@ -74,25 +73,24 @@ def train_network(folder: Path, model: UNet, study: TaskTransfer, course: Course
         `loss` and `dice`, one value for each epoch: mean training loss, and mean Dice of the watched crops
         in the crops' own voxels after it.
     """
-    facts, optimiser = _resume(folder / DRAFT, model)
     names = [name for name, _ in model.named_parameters()]
-    for epoch in range(len(facts["loss"]), course.epochs):
-        trained = train(
+    progress = train_in_stretches(
+        folder / DRAFT,
+        model,
+        partial(
+            train,
             model,
             lambda step: draw(study, course, step),
             Settings(learning_rate=course.learning_rate),
             total_steps=course.epochs * course.steps_per_epoch,
             names=names,
-            first_step=epoch * course.steps_per_epoch,
-            steps=course.steps_per_epoch,
-            optimiser_state=optimiser,
-        )
-        optimiser = trained.optimiser_state
-        facts["loss"].append(float(np.mean(trained.losses)))
-        facts["dice"].append(mean_dice(model, course.watched))
-        if (epoch + 1) % DRAFT_EVERY == 0:
-            _draft(folder / DRAFT, model, optimiser, facts)
-    return facts
+        ),
+        lambda: mean_dice(model, course.watched),
+        steps=course.epochs * course.steps_per_epoch,
+        stretch=course.steps_per_epoch,
+        draft_every=DRAFT_EVERY,
+    )
+    return {"loss": progress.loss, "dice": progress.watched}
 
 
 def mean_dice(model: UNet, crops: Sequence[Crop]) -> float:
@@ -108,24 +106,3 @@ def mean_dice(model: UNet, crops: Sequence[Crop]) -> float:
 def found_in(model: UNet, crop: Crop) -> NDArray[np.float32]:
     """Probability (x, y, z) of the structure in a crop's voxels, in float32."""
     return np.asarray(predict(model, crop.seen, precision="fp32")[1], dtype=np.float32)
-
-
-def _draft(
-    file: Path, model: UNet, optimiser: Mapping[str, Tensor], facts: Mapping[str, Sequence[float]]
-) -> None:
-    groups = {"model": model.state_dict(), "optimiser": optimiser}
-    tensors = {f"{group}:{name}": value for group, kept in groups.items() for name, value in kept.items()}
-    save(file, tensors, dict(facts))
-
-
-def _resume(file: Path, model: UNet) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    if not file.is_file():
-        return {"loss": [], "dice": []}, {}
-    draft = load(file)
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}}
-    for name, value in draft.tensors.items():
-        group, _, rest = name.partition(":")
-        groups[group][rest] = value
-    model.load_state_dict(groups["model"])
-    known: Mapping[str, Any] = draft.provenance
-    return {"loss": list(known["loss"]), "dice": list(known["dice"])}, groups["optimiser"]

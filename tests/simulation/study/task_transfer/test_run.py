@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from common.models.unet import UNet
+from simulation.study import stretches
 from simulation.study.jobs import Workplace, outcome_of, run_jobs
 from simulation.study.page import Page
 from simulation.study.report import gathered
@@ -94,9 +95,9 @@ def test_a_killed_arm_goes_on_from_its_draft(real: Make, monkeypatch: pytest.Mon
         patch.setattr(training, "mean_dice", killed_after(training.DRAFT_EVERY))
         with pytest.raises(Killed):
             job.do(place, **job.arguments)
-    assert (place.folder / training.DRAFT).is_file()
+    assert (place.folder / stretches.DRAFT).is_file()
     assert job.do(place, **job.arguments) == whole
-    assert not (place.folder / training.DRAFT).exists()
+    assert not (place.folder / stretches.DRAFT).exists()
 
 
 class Killed(BaseException):
