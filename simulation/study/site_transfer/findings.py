@@ -121,7 +121,7 @@ def _sections(
             "Alignment should make this harder. The classifier that plays against the encoder during "
             "training is no measure of it: at 50 % it may simply have lost, and proves nothing. So a fresh "
             "classifier is trained on the finished encoder's features, which no longer change. An AUC up "
-            "to the column `chance` is what luck reaches with so few patients.",
+            "to the column of chance is what luck reaches with so few patients.",
         ),
         _known(separability_table(scores, results)),
     )
@@ -145,6 +145,7 @@ def _federated(scores: Scores, dice: Compared) -> Section:
         (
             "Federated approaches share folds, splits, steps and seed with the centralised ones; those that "
             "are fine-tuned locally make some steps more; local only keeps the better of before and after. "
+            "Every site makes as many steps as a pooled model in all, so a federation computes more. "
             "A verdict goes by the corrected interval of the gap: non-inferior where all of it lies above "
             "minus the margin, inferior where all of it lies below. Beside the reference, a federated "
             "approach is held against the centralised one that trains and aligns the same parts; that one "
