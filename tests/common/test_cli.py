@@ -28,7 +28,7 @@ from server.run import create
 ROOMS = {
     "common": {"data", "evaluate", "plan", "predict", "pretrain"},
     "server": {"release"},
-    "simulation": {"demo", "phantom", "report", "simulate"},
+    "simulation": {"demo", "phantom", "report", "simulate", "study"},
 }
 SLOW_TO_IMPORT = ("torch", "flwr", "monai", "scipy", "nibabel", "matplotlib")
 

@@ -21,7 +21,7 @@ from tests.simulation.processes import left_of_group, needs_proc, wait_until_gon
 
 NODES = (HUB_NODE + 1, HUB_NODE + 2)
 CONFIGS = {node: {"name": f"site-{node}"} for node in NODES}
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(params=[0, 2], ids=["in process", "two workers"])
