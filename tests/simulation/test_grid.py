@@ -196,6 +196,9 @@ class TestWorkers:
         for pid in before:
             os.kill(pid, signal.SIGKILL)
         assert wait_until_gone(before) == []
+        end = time.monotonic() + PATIENCE_S  # a dead process's pipe may close a moment later
+        while not all(desk.worker.ended for desk in workers._desks) and time.monotonic() < end:
+            time.sleep(0.01)
         replies = ask(workers, *map(echo, NODES))
 
         assert [facts(reply)["word"] for reply in replies] == ["hello", "hello"]
@@ -244,10 +247,12 @@ class TestWorkers:
 
 
 BUSY = """
+import signal
 import sys
 from pathlib import Path
 from tests.simulation.test_grid import *
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     with LocalGrid(CONFIGS, load_echo_app, workers=2) as grid:
         list(grid.send_and_receive([sleep(node, Path(sys.argv[1]), seconds=60) for node in NODES]))
 """
