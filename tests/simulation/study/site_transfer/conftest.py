@@ -54,17 +54,7 @@ label = "DANN"
 on = ["source", "target"]
 alignment = "dann"
 
-[federations.fedavg]
-rows = { local_only = "local-only", federated = "fedavg", adapted = "fedavg-local" }
-labels = { local-only = "local only", fedavg = "FedAvg", fedavg-local = "FedAvg and local" }
-
-[federations.fed-frozen-decoder]
-rows = { federated = "fed-frozen-decoder" }
-labels = { fed-frozen-decoder = "federated, frozen decoder" }
-start = "baseline"
-steps = "rest"
-plan = { "adaptation.trains" = "frozen-decoder" }
-
+@FEDERATIONS@
 [plan.task]
 spacing_mm = 4.0
 
@@ -79,22 +69,37 @@ val_share = 0.2
 test_share = 0.4
 
 [presets.small]
-[presets.central]
-federations = {}
+[presets.smoke]
+"""
+
+FEDERATIONS = """
+[federations.fedavg]
+rows = { local_only = "local-only", federated = "fedavg", adapted = "fedavg-local" }
+labels = { local-only = "local only", fedavg = "FedAvg", fedavg-local = "FedAvg and local" }
+
+[federations.fed-frozen-decoder]
+rows = { federated = "fed-frozen-decoder" }
+labels = { fed-frozen-decoder = "federated, frozen decoder" }
+start = "baseline"
+steps = "rest"
+plan = { "adaptation.trains" = "frozen-decoder" }
 """
 
 
 @pytest.fixture
 def tiny_file(tmp_path: Path) -> Path:
-    """The study's file."""
+    """The study's file, without federations."""
     file = tmp_path / "tiny.toml"
-    file.write_text(TINY)
+    file.write_text(TINY.replace("@FEDERATIONS@", ""))
     return file
 
 
 @pytest.fixture
 def tiny(tiny_file: Path, tmp_path: Path) -> Callable[..., Setup]:
-    """A function that prepares the study in a folder, with other words in its file where they are given."""
+    """A function that prepares the study in a folder, with other words in its file where they are given.
+
+    The preset `small` has the federations, `smoke` the centralised approaches alone.
+    """
 
     def make(
         out: str = "out",
@@ -103,7 +108,7 @@ def tiny(tiny_file: Path, tmp_path: Path) -> Callable[..., Setup]:
         folders: Mapping[str, Path] | None = None,
         words: Mapping[str, str] | None = None,
     ) -> Setup:
-        text = TINY
+        text = TINY.replace("@FEDERATIONS@", FEDERATIONS if preset == "small" else "")
         for old, new in (words or {}).items():
             assert old in text
             text = text.replace(old, new)

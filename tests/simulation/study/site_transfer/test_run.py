@@ -27,7 +27,7 @@ def silent(line: str) -> None:
 
 
 def test_centralised_approaches_give_one_number_a_patient_and_resume_to_the_same_file(tiny: Make) -> None:
-    setup = tiny(preset="central")
+    setup = tiny(preset="smoke")
     carry_out(setup, workers=1, resume=False, say=silent)
     first = (setup.out / "results.csv").read_bytes()
     _, rows = read_csv(setup.out / "results.csv")
@@ -41,7 +41,7 @@ def test_centralised_approaches_give_one_number_a_patient_and_resume_to_the_same
     for job in ("once/baseline", "fold-2/dann"):
         shutil.rmtree(setup.out / "work" / job)
     (setup.out / "results.csv").unlink()
-    carry_out(tiny(preset="central"), workers=2, resume=True, say=silent)
+    carry_out(tiny(preset="smoke"), workers=2, resume=True, say=silent)
     assert (setup.out / "results.csv").read_bytes() == first
     assert opened(setup.out).study == setup.study
     kept = load(setup.out / "work" / "fold-1" / "dann" / "model.safetensors")
@@ -57,7 +57,7 @@ def test_a_job_killed_between_two_stretches_goes_on_to_the_same_weights(
     from simulation.study.site_transfer import centralised
     from simulation.study.site_transfer.pieces import make_cohort
 
-    setup = tiny(preset="central")
+    setup = tiny(preset="smoke")
     study = cast(SiteTransfer, setup.study)
     for source in setup.data.sources:
         place = Workplace(setup.out, f"cohorts/{source.name}")
@@ -114,7 +114,7 @@ def test_federated_rows_are_what_sites_reported_on_the_same_patients(tiny: Make)
 @pytest.mark.slow
 def test_a_study_killed_at_any_moment_resumes_to_the_same_table(tiny_file: Path, tmp_path: Path) -> None:
     fedglia = Path(sys.executable).with_name("fedglia")
-    command = [str(fedglia), "study", "run", str(tiny_file), "--preset", "central", "--jobs", "2"]
+    command = [str(fedglia), "study", "run", str(tiny_file), "--preset", "smoke", "--jobs", "2"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
     for wait_s in (4.0, 7.0, 10.0):
@@ -129,7 +129,7 @@ def test_a_study_killed_at_any_moment_resumes_to_the_same_table(tiny_file: Path,
 
 
 def test_a_folder_in_use_is_refused(tiny: Make, tmp_path: Path) -> None:
-    setup = tiny(preset="central")
+    setup = tiny(preset="smoke")
     (setup.out / "work").mkdir(parents=True)
     with pytest.raises(InputError, match="is not empty and holds no study"):
         carry_out(setup, workers=1, resume=False, say=silent)
@@ -156,7 +156,7 @@ def test_what_a_study_killed_while_it_was_made_left_is_taken_over(
 ) -> None:
     from simulation.study import run
 
-    setup = tiny(preset="central")
+    setup = tiny(preset="smoke")
     setup.out.mkdir()
     for name in ("lock", "study.toml", ".study.json.abc.tmp"):
         (setup.out / name).write_text("half")
@@ -176,7 +176,7 @@ def test_a_case_that_came_makes_it_another_study(
     monkeypatch.setattr(run, "run_jobs", lambda *a, **k: None)
     monkeypatch.setattr(Setup, "jobs", lambda self: [])
     folder = shutil.copytree(tiny_cohorts["adult-a"], tmp_path / "real")
-    setup = tiny(preset="central", folders={"adult": folder})
+    setup = tiny(preset="smoke", folders={"adult": folder})
     carry_out(setup, workers=1, resume=False, say=silent)
     carry_out(setup, workers=1, resume=True, say=silent)
     shutil.rmtree(next(folder.glob("BraTS-*")))
