@@ -227,7 +227,7 @@ def judge(bench: Bench, model: UNet, *, keep_predictions: bool = False) -> Numbe
     Returns:
         `dice` and `hd95_mm`: region -> mean over cases, and `mean` over the structures; `empty`: region ->
         cases where the rule for empty regions gave the value; `cases`: the same, case by case (numbered),
-        with `assd_mm`, `nsd` and, for glioma, `lesion_dice` and `lesion_hd95_mm`, all to six decimals.
+        with `assd_mm`, `masd_mm`, `nsd` and, for glioma, `lesion_dice` and `lesion_hd95_mm`, to six decimals.
     """
     each = [_judge_case(bench, model, case, keep_prediction=keep_predictions) for case in bench.split.test]
     structures = STRUCTURES[bench.plan.task.kind]

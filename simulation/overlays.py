@@ -14,13 +14,11 @@ import numpy as np
 
 from client.site import Site, open_site
 from common.data.cases import STRUCTURES, Case
-from common.data.phantom.acquisition import degrade
-from common.data.transforms import expert_label
-from common.data.volume import Volume, read_label, read_volume, same_grid
+from common.data.transforms import expert_label, read_as_seen
+from common.data.volume import Volume, read_label, same_grid
 from common.errors import DataError, FedGliaError
 from common.learning.evaluation import regions_of
 from common.plan import Plan
-from common.seeds import derive
 from simulation.slices import LINE_MM, head_box, largest_section, outlines, png, shades, upright
 from simulation.tables import case_dice
 
@@ -174,10 +172,7 @@ def _scan(site: Site, case: Case, task: str) -> tuple[str, Volume]:
     modality = next((name for name in SHOWN[task] if name in case.images), None)
     if modality is None:
         raise DataError("it has no modality that could be shown")
-    scan = read_volume(case.images[modality])
-    if site.degrade is not None:
-        scan = degrade({modality: scan}, site.degrade, seed=derive(0, case.name))[modality]
-    return modality, scan
+    return modality, read_as_seen(case, modality, site.degrade)
 
 
 def _rows(

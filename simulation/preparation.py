@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,11 +61,18 @@ def _keep_start_file(federation: Federation) -> None:
 def write_phantom(
     folder: Path, *, phantom: str, cases: int, seed: int, spacing_mm: float, healthy: bool = False
 ) -> None:
-    """Write a phantom cohort beside its place, then move it there, so that a kill leaves none half made."""
+    """Write a phantom cohort into `folder`, whole or not at all."""
+    with made_whole(folder) as draft:
+        write_cohort(draft, site=phantom, cases=cases, seed=seed, spacing_mm=spacing_mm, healthy=healthy)
+
+
+@contextmanager
+def made_whole(folder: Path) -> Iterator[Path]:
+    """A place beside `folder` to write in, moved there at the end: a kill leaves no folder half made."""
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
-    write_cohort(draft, site=phantom, cases=cases, seed=seed, spacing_mm=spacing_mm, healthy=healthy)
+    yield draft
     draft.rename(folder)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from common.data.brats import codes_in
 from common.data.cases import MODALITIES, Case, Cohort
 from common.data.geometry import Geometry, cut, geometry_of, paste, to_box, to_working
-from common.data.volume import Volume, read_label, read_volumes, same_grid
+from common.data.volume import Volume, read_label, read_volume, read_volumes, same_grid
 from common.errors import DataError
 from common.seeds import derive
 
@@ -184,6 +184,21 @@ def _codes(cohort: Cohort, structures: Sequence[str]) -> Mapping[str, int]:
                 code="label-codes",
             )
     return {structure: known[structure] for structure in structures}
+
+
+def read_as_seen(case: Case, modality: str, degradation: str | None) -> Volume:
+    """A case's scan as networks see it, in its own grid: for pictures.
+
+    Args:
+        case: must have `modality`.
+        modality: which of its scans.
+        degradation: the acquisition profile that the scans are made to look like, or None.
+
+    Raises:
+        DataError: the file does not pass the gate.
+    """
+    scan = read_volume(case.images[modality])
+    return scan if degradation is None else _degraded({modality: scan}, degradation, case=case)[modality]
 
 
 def _degraded(scans: Mapping[str, Volume], profile: str, *, case: Case) -> dict[str, Volume]:

@@ -46,7 +46,7 @@ class Workplace:
     """What a job may use of the disk.
 
     Attributes:
-        out: the study's folder; `out/"cache"` holds prepared cases for all jobs.
+        out: the study's folder.
         name: the job's.
     """
 

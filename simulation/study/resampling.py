@@ -220,15 +220,11 @@ def spearman(
             variable that is constant.
     """
     one, other = _pairs(x, y, "correlation", both=True)
-    members = _members(clusters, len(one))
-    units = int(members.max()) + 1
 
-    def correlation(index: Index) -> Values:
-        weights = _weights(index, members, units)
+    def correlation(weights: Values) -> Values:
         return _correlation(_midranks(one, weights), _midranks(other, weights), weights)
 
-    value = float(correlation(np.arange(units)[None])[0])
-    return _estimate(value, correlation, units, seed=seed, resamples=resamples)
+    return _weighted(correlation, _members(clusters, len(one)), seed=seed, resamples=resamples)
 
 
 def slope(
@@ -256,15 +252,11 @@ def slope(
             that is constant.
     """
     one, other = _pairs(x, y, "slope", both=False)
-    members = _members(clusters, len(one))
-    units = int(members.max()) + 1
 
-    def line(index: Index) -> Values:
-        weights = _weights(index, members, units)
+    def line(weights: Values) -> Values:
         return _ratio_or_nan(*_products(one[None], other[None], weights)[:2])
 
-    value = float(line(np.arange(units)[None])[0])
-    return _estimate(value, line, units, seed=seed, resamples=resamples)
+    return _weighted(line, _members(clusters, len(one)), seed=seed, resamples=resamples)
 
 
 def finite(values: Sequence[float], what: str, *, at_least: int) -> Values:
@@ -340,6 +332,19 @@ def _ratio_or_nan(above: Values, below: Values) -> Values:
     """The ratio; NaN where what is below is zero but for rounding."""
     usable = below > 1e-12 * below.max(initial=0.0)
     return np.divide(above, below, out=np.full_like(above, np.nan), where=usable)
+
+
+def _weighted(
+    statistic: Callable[[Values], Values], members: Index, *, seed: int, resamples: int
+) -> Estimate:
+    """The estimate of a statistic of how often each value was drawn (B, N), units being drawn whole."""
+    units = int(members.max()) + 1
+
+    def drawn(index: Index) -> Values:
+        return statistic(_weights(index, members, units))
+
+    value = float(drawn(np.arange(units)[None])[0])
+    return _estimate(value, drawn, units, seed=seed, resamples=resamples)
 
 
 def _estimate(

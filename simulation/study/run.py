@@ -3,7 +3,7 @@
 OUT/study.toml      the effective study, preset laid in
 OUT/study.json      its hash and what identifies the data; makes a folder a study, checked by --resume
 OUT/cohorts/        phantom cohorts
-OUT/cache/          prepared cases
+OUT/sites/ cache/   prepared cases, as the kind of study keeps them
 OUT/work/           jobs, see `jobs`
 OUT/results.csv     the table, once everything is done
 OUT/report.html report.md tables/*.csv

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from html.parser import HTMLParser
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from simulation import charts, findings, tables, wording
 from simulation.overlays import gallery
 from simulation.report import reproduce_command, site_table, write_report
 from simulation.slices import outline, upright
+from tests.simulation.html_page import Page
 
 REGIONS = ("NCR", "ED", "ET", "TC", "WT")
 STRUCTURES = REGIONS[:3]
@@ -153,25 +153,6 @@ def make_run(tmp_path: Path, cohort: Path, plan: Plan) -> Make:
 
 def predictions_of(run: Path) -> list[Path]:
     return list((run / "sites" / "ssa" / "predictions").iterdir())
-
-
-class Page(HTMLParser):
-    """What a browser or a screen reader would meet in the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += " " + data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def page_of(run: Path) -> Page:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.errors import InputError
 from simulation.study.bundle_shift.cohorts import (
     bundles_of,
     check_real,
@@ -46,10 +45,6 @@ def check(study: BundleShift, data: Data) -> None:
         InputError: in words, naming the cohort or case.
     """
     check_real(study, data)
-    split_of(study, data)
-    for source in data.sources:
-        if source.phantom is not None and source.degrade is not None:
-            raise InputError(f"--degrade {source.name}: only scans given with --data are degraded")
 
 
 def jobs(study: BundleShift, data: Data) -> list[Job]:

@@ -10,15 +10,14 @@ import torch
 
 from client.site import Site
 from common.data.cases import STRUCTURES, Case
-from common.data.phantom.acquisition import degrade
 from common.data.sampling import draw_batch
-from common.data.transforms import expert_label
-from common.data.volume import Volume, read_volume
+from common.data.transforms import expert_label, read_as_seen
+from common.data.volume import Volume
 from common.learning.evaluation import judge_case
 from common.models.domain import pooled
 from common.models.unet import UNet
 from common.plan import Plan
-from common.seeds import derive, generator
+from common.seeds import generator
 from simulation.overlays import SHOWN
 from simulation.study.jobs import Workplace
 from simulation.study.pictures import Picture, keep, take
@@ -82,10 +81,7 @@ def tested(
 def shown_scan(site: Site, case: Case, task: str) -> Volume:
     """The scan under a picture's outlines, as the site's models saw it."""
     modality = next((name for name in SHOWN[task] if name in case.images), next(iter(case.images)))
-    scan = read_volume(case.images[modality])
-    if site.degrade is not None:
-        scan = degrade({modality: scan}, site.degrade, seed=derive(0, case.name))[modality]
-    return scan
+    return read_as_seen(case, modality, site.degrade)
 
 
 def separability(

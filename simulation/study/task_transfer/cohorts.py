@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from common.data.splits import split_by_patient
 from common.data.transforms import Preparation, PreparedCase, expert_label
 from common.errors import DataError, InputError
 from common.seeds import derive
-from simulation.preparation import write_phantom
+from simulation.preparation import made_whole, write_phantom
 from simulation.study.jobs import Outcome, Workplace
 from simulation.study.spec import Data, Source, open_source
 from simulation.study.task_transfer.proxy import write_proxy
@@ -172,12 +171,10 @@ def _write_phantom(study: TaskTransfer, source: Source) -> None:
             spacing_mm=PHANTOM_SPACING_MM,
         )
         return
-    draft = source.folder.with_name(f".{source.folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    write_proxy(
-        draft, phantom=str(source.phantom), heads=source.cases, seed=seed, spacing_mm=PHANTOM_SPACING_MM
-    )
-    draft.rename(source.folder)
+    with made_whole(source.folder) as draft:
+        write_proxy(
+            draft, phantom=str(source.phantom), heads=source.cases, seed=seed, spacing_mm=PHANTOM_SPACING_MM
+        )
 
 
 def _label_of(case: PreparedCase) -> np.ndarray:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from common.checkpoint import load, save
 from common.data.cases import Case, Cohort
-from common.data.phantom.acquisition import degrade
-from common.data.transforms import expert_label
-from common.data.volume import Volume, read_volume
+from common.data.transforms import expert_label, read_as_seen
+from common.data.volume import Volume
 from common.learning.augmentation import Augmentation
 from common.metrics import RegionScore, scores
 from common.models.unet import UNet, exchange_head
 from common.seeds import derive
 from simulation.study.jobs import Job, Outcome, Workplace
 from simulation.study.pictures import keep, take
-from simulation.study.results import Row
+from simulation.study.results import Row, metric_rows
 from simulation.study.spec import Data, Source
 from simulation.study.stretches import DRAFT
 from simulation.study.task_transfer.cohorts import (
@@ -142,9 +141,10 @@ def train_arm(place: Workplace, *, study: TaskTransfer, data: Data, arm: str, nu
     pictures, rules = [], []
     for case, crop in zip(parts.test, test, strict=True):
         score, truth, found = _judged(model, source, cohort, case, crop)
-        rows += score_rows(score, of=_of(of, case=case.name))
+        rows += score_rows(score, of=replace(of, case=case.name))
         rules.append(score.rule)
-        pictures.append(take(_shown(source, case), truth, found, site=source.name, case=case.name))
+        scan = read_as_seen(case, MODALITY[source.role], source.degrade)
+        pictures.append(take(scan, truth, found, site=source.name, case=case.name))
     keep(place.folder, pictures)
     (place.folder / DRAFT).unlink(missing_ok=True)
     told = {
@@ -159,31 +159,20 @@ def train_arm(place: Workplace, *, study: TaskTransfer, data: Data, arm: str, nu
 
 def score_rows(score: RegionScore, *, of: Row) -> list[Row]:
     """Dice, HD95, and both readings of ASD: pooled (assd) and mean of the two directed means (masd)."""
-    measured = (
-        ("dice", score.dice, "1"),
-        ("hd95", score.hd95_mm, "mm"),
-        ("assd", score.assd_mm, "mm"),
-        ("masd", score.masd_mm, "mm"),
-    )
-    return [_of(of, metric=metric, value=value, unit=unit) for metric, value, unit in measured]
-
-
-def _of(
-    of: Row,
-    *,
-    case: str | None = None,
-    metric: str | None = None,
-    value: float | None = None,
-    unit: str | None = None,
-) -> Row:
-    changes = {"case": case, "metric": metric, "value": value, "unit": unit}
-    return Row(**{**asdict(of), **{key: change for key, change in changes.items() if change is not None}})
+    measured = {
+        "dice": score.dice,
+        "hd95": score.hd95_mm,
+        "assd": score.assd_mm,
+        "masd": score.masd_mm,
+    }
+    values = {metric: {of.region: value} for metric, value in measured.items()}
+    return metric_rows(values, structures=(of.region,), of=of)
 
 
 def _epoch_rows(curve: str, found: Convergence, of: Row) -> list[Row]:
     return [
-        _of(of, metric=f"epochs_{curve}", value=float(found.epoch), unit="epoch"),
-        _of(of, metric=f"censored_{curve}", value=float(found.censored), unit="1"),
+        replace(of, metric=f"epochs_{curve}", value=float(found.epoch), unit="epoch"),
+        replace(of, metric=f"censored_{curve}", value=float(found.censored), unit="1"),
     ]
 
 
@@ -230,12 +219,3 @@ def _judged(
     found = Volume(restored(found_in(model, crop), crop), expert.affine)
     score = scores(found.array, truth.array, truth.spacing_mm, {REGION: (1,)})[REGION]
     return score, truth, found
-
-
-def _shown(source: Source, case: Case) -> Volume:
-    """The scan under a picture's outlines, as the networks saw it."""
-    modality = MODALITY[source.role]
-    scan = read_volume(case.images[modality])
-    if source.degrade is not None:
-        scan = degrade({modality: scan}, source.degrade, seed=derive(0, case.name))[modality]
-    return scan

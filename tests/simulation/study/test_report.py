@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from simulation.study.page import Shown
 from simulation.study.pictures import Picture
 from simulation.study.report import command, drawn, write_report
 from simulation.study.run import opened
+from tests.simulation.html_page import Page
 from tests.simulation.study.finished import dice_of, finish
 
 
@@ -32,25 +32,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(done: Path, tmp_path: Path) -> Path:
     return shutil.copytree(done, tmp_path / "copy")
-
-
-class Page(HTMLParser):
-    """Tags and words of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += " " + data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def page_of(out: Path) -> Page:
