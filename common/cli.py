@@ -20,6 +20,10 @@ from common.errors import FedGliaError, InputError
 GROUP = "fedglia.commands"
 AUDIENCES: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
     (
+        "Hospital IT",
+        (("site", "run this hospital's site: key, checks, approvals, what left the building"),),
+    ),
+    (
         "Hospital and coordinator",
         (
             ("data", "look at scans before they are used: what is wrong, in words"),
@@ -30,6 +34,8 @@ AUDIENCES: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
     (
         "Coordinator",
         (
+            ("hub", "set up and run the hub: keys, edge, who is admitted"),
+            ("rounds", "start, watch, stop and resume the rounds of a plan"),
             ("plan", "check, show and hash what a federation is to do"),
             ("pretrain", "make a first global model from phantoms, without a patient in it"),
             ("release", "list, show and export a run's models with their lineage"),

@@ -44,7 +44,7 @@ listeners: list[Listener] = []
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run that the run directory describes, from where it stands."""
-    folder = Path(str(context.run_config.get("run-dir") or os.environ[RUN_VARIABLE]))
+    folder = Path(str(context.run_config.get("run") or os.environ[RUN_VARIABLE]))
     with opened(folder, listen=_tell_listeners) as run:
         roster = Roster()
         try:

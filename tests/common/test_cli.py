@@ -27,7 +27,8 @@ from server.run import create
 
 ROOMS = {
     "common": {"data", "evaluate", "plan", "predict", "pretrain"},
-    "server": {"release"},
+    "server": {"hub", "release", "rounds"},
+    "client": {"site"},
     "simulation": {"demo", "phantom", "report", "simulate", "study"},
 }
 SLOW_TO_IMPORT = ("torch", "flwr", "monai", "scipy", "nibabel", "matplotlib")

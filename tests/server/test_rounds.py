@@ -446,7 +446,7 @@ def carry_out(
     """A whole run of stub sites, as the ServerApp does it, with the real network's parameters."""
     folder = tmp_path / "run"
     create(folder, plan or plan_of(), resume=True)
-    context = Context(1, 1, cast(Any, {}), RecordDict(), cast(Any, {"run-dir": str(folder)}))
+    context = Context(1, 1, cast(Any, {}), RecordDict(), cast(Any, {"run": str(folder)}))
     with LocalGrid(node_configs() if configs is None else configs, sites) as grid:
         hub.app(grid, context)
 

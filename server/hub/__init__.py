@@ -1,0 +1,1 @@
+"""The hub's machine: its folder, its keys, its edge, and who is admitted."""
