@@ -1,4 +1,4 @@
-"""Flower's private names, in one file; a contract test fails when another Flower changes them (decision 0005).
+"""Flower's private names, in one file; its contract test fails when another Flower changes them (0005).
 
 What is touched and why: Flower waits for fixed times where a round lasts seconds, starts a Python process
 for each message, and runs whatever code a bundle holds. Here the waits are shorter, a warm process answers,
