@@ -20,18 +20,25 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Put `content` at `path` so that a reader, a kill or a full disk only ever sees the old or the new file.
 
     The folder must exist. A draft is removed when writing fails; after a kill one named
     `.<name>.<random>.tmp` may stay, which `sweep_drafts` removes.
+
+    Args:
+        path: the file.
+        content: all of it.
+        mode: rights of the new file before the process's umask; 0o600 for keys and secrets, from the first
+            byte on.
 
     Raises:
         RunError: the disk is full or the folder cannot be written; the old file is as it was.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with draft.open("xb") as handle:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())

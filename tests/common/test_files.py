@@ -109,3 +109,8 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"ledger.jsonl: line 2 is damaged"):
         list(read_lines(log))
+
+
+def test_a_secret_is_never_readable_by_others(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "key", b"secret", mode=0o600)
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
