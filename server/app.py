@@ -13,7 +13,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import wire
-from common.errors import FedGliaError, QuorumError
+from common.errors import FedGliaError, InputError, QuorumError
+from common.flower import quicken
 from common.instruction import Instruction
 from common.learning.finetuning import trainable_names
 from common.models.network import build
@@ -24,12 +25,14 @@ from server.exchange import ask
 from server.registry import list_releases, make_release
 from server.roster import Roster, greet_newcomers, meet
 from server.rounds import GlobalModel, run_round
-from server.run import Event, Listener, Run, opened
+from server.run import RUN_NAME, Event, Listener, Run, opened
 from server.start import Start, first_model
 from server.summary import Status, best_round, write_summary
 
 RUN_VARIABLE = "FEDGLIA_RUN"
 """The run directory, for engines that give a ServerApp no configuration."""
+RUNS_VARIABLE = "FEDGLIA_RUNS"
+"""Where a deployed hub keeps its run directories; which of them, the run's configuration says."""
 ENGINE_VARIABLE = "FEDGLIA_ENGINE"
 
 MEET_DEADLINE_S = 120.0
@@ -44,7 +47,10 @@ listeners: list[Listener] = []
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run that the run directory describes, from where it stands."""
-    folder = Path(str(context.run_config.get("run") or os.environ[RUN_VARIABLE]))
+    name = str(context.run_config.get("run") or "")
+    if name:
+        quicken()
+    folder = _deployed_folder(name) if name else Path(os.environ[RUN_VARIABLE])
     with opened(folder, listen=_tell_listeners) as run:
         roster = Roster()
         try:
@@ -59,6 +65,18 @@ def main(grid: Grid, context: Context) -> None:
                 _sum_up(run, roster, "failed")
                 run.event("run failed", error=type(error).__name__, detail=str(error))
             raise
+
+
+def _deployed_folder(name: str) -> Path:
+    """The run directory of that name; whoever can start runs cannot name a folder elsewhere by it.
+
+    Raises:
+        InputError: not the name of a run of this hub.
+    """
+    runs = os.environ.get(RUNS_VARIABLE)
+    if not runs or not RUN_NAME.fullmatch(name) or not (Path(runs) / name / "run.json").is_file():
+        raise InputError(f"'{name[:60]}' is no run of this hub; start runs with: fedglia rounds start PLAN")
+    return Path(runs) / name
 
 
 def carry_out(grid: Grid, run: Run, roster: Roster) -> None:

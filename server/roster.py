@@ -67,23 +67,42 @@ def meet(grid: Grid, run: Run, words: Instruction, roster: Roster, *, deadline_s
 def greet_newcomers(grid: Grid, run: Run, words: Instruction, roster: Roster, *, deadline_s: float) -> None:
     """Ask every node that is not known yet who it is; a site that joins late is met here too."""
     known = {*roster.nodes.values(), *roster.strangers}
-    unknown = {str(node): node for node in grid.get_node_ids() if node not in known}
+    registered = _registered_names(grid)
+    unknown = {
+        str(node): node
+        for node, name in registered.items()
+        if node not in known and (name is None or name in run.plan.sites)
+    }
     question = RecordDict({wire.INSTRUCTION: words.record()})
     questions = dict.fromkeys(unknown, question)
     for answer in ask(grid, unknown, questions, wire.HELLO, deadline_s=deadline_s) if unknown else ():
         node = unknown[answer.site]
         facts = _facts(answer.content) if answer.content is not None else None
+        name = registered[node]
+        if facts is not None and name is not None and facts["site"] != name:
+            roster.strangers.add(node)
+            run.event("site unusable", site=name, outcome="refused", code="identity")
+            continue
         if facts is None or facts["site"] not in run.plan.sites or facts["site"] in roster.nodes:
             if answer.outcome in {"answered", "refused"}:
                 roster.strangers.add(node)
-            name = facts["site"] if facts else "?"
-            run.event("site unusable", site=name, outcome=answer.outcome, code=answer.code or "unknown-site")
+            run.event(
+                "site unusable",
+                site=name or (facts["site"] if facts else "?"),
+                outcome=answer.outcome,
+                code=answer.code or "unknown-site",
+            )
             continue
         roster.nodes[facts["site"]] = node
         roster.facts[facts["site"]] = facts
         run.event("site ready", site=facts["site"], patients=facts["patients"])
     order = [site for site in run.plan.site_names if site in roster.nodes]
     roster.nodes = {site: roster.nodes[site] for site in order}
+
+
+def _registered_names(grid: Grid) -> dict[int, str | None]:
+    """Node id -> the name under which its key was admitted; None in a simulation, where no key is."""
+    return {node.node_id: node.name.rpartition("/")[2] or None for node in grid.get_nodes()}
 
 
 def _nobody_else_can_come(grid: Grid) -> bool:

@@ -37,6 +37,9 @@ from common.files import append_line, sweep_drafts, write_atomic
 from common.plan import Plan
 from common.plan import load as load_plan
 
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+"""What a deployed run may be called: one name in the hub's folder of runs."""
+
 _CLOSED = re.compile(r"round-(\d{4,})\.safetensors")
 
 Event = Mapping[str, Any]

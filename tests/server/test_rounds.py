@@ -26,7 +26,8 @@ from common.instruction import Instruction
 from common.plan import Plan
 from server import app as hub
 from server.exchange import ask
-from server.registry import show, verify
+from common.releases import verify
+from server.registry import show
 from server.roster import Roster, meet
 from server.rounds import GlobalModel, covered_seconds, run_round
 from server.run import Event, Listener, Run, create, opened
@@ -446,8 +447,12 @@ def carry_out(
     """A whole run of stub sites, as the ServerApp does it, with the real network's parameters."""
     folder = tmp_path / "run"
     create(folder, plan or plan_of(), resume=True)
-    context = Context(1, 1, cast(Any, {}), RecordDict(), cast(Any, {"run": str(folder)}))
-    with LocalGrid(node_configs() if configs is None else configs, sites) as grid:
+    context = Context(1, 1, cast(Any, {}), RecordDict(), cast(Any, {}))
+    with (
+        LocalGrid(node_configs() if configs is None else configs, sites) as grid,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv(hub.RUN_VARIABLE, str(folder))
         hub.app(grid, context)
 
 
