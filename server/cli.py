@@ -41,7 +41,8 @@ def release_list(run: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the lineage instead of the card.")
 def release_show(run: Path, title: str, as_json: bool) -> None:
     """Print a release's model card, after checking that its files are those that its lineage names."""
-    from server.registry import show, verify
+    from common.releases import verify
+    from server.registry import show
 
     found = show(_known(run), title)
     verify(found)
@@ -54,9 +55,10 @@ def release_show(run: Path, title: str, as_json: bool) -> None:
 @click.argument("out", type=FOLDER)
 def release_export(run: Path, title: str, out: Path) -> None:
     """Copy a release to OUT and check the copy; a damaged release is refused."""
-    from server.registry import export, show
+    from common.releases import copy_release
+    from server.registry import show
 
-    click.echo(f"exported to {export(show(_known(run), title), out)}")
+    click.echo(f"exported to {copy_release(show(_known(run), title), out)}")
 
 
 def _known(run: Path) -> Path:

@@ -24,9 +24,9 @@ from common.checkpoint import load
 from common.errors import QuorumError
 from common.instruction import Instruction
 from common.plan import Plan
+from common.releases import verify
 from server import app as hub
 from server.exchange import ask
-from common.releases import verify
 from server.registry import show
 from server.roster import Roster, meet
 from server.rounds import GlobalModel, covered_seconds, run_round
