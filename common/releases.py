@@ -62,9 +62,7 @@ def read_release(folder: Path) -> Release:
             f"release {folder.name}: its {LINEAGE_FILE} cannot be read; make the release again from its run"
         ) from None
     if not NAME.fullmatch(name) or not VERSION.fullmatch(version):  # they become the name of a folder
-        raise InputError(
-            f"release {folder.name}: {LINEAGE_FILE} gives it a name that no release can have"
-        )
+        raise InputError(f"release {folder.name}: {LINEAGE_FILE} gives it a name that no release can have")
     return Release(name, version, folder, lineage)
 
 
