@@ -8,8 +8,18 @@ and a bundle is one that this version would have made itself: settings, no code.
 from __future__ import annotations
 
 import hashlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+    from flwr.supercore.run import Run
+    from flwr.supercore.runtime import RuntimeHttpClient
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -39,6 +49,21 @@ run = ""
 """The Flower app that runs are started with. Its version is that of our messages, not of this package, so
 that hub and sites may be upgraded on different days."""
 
+HEARTBEAT_S = 10
+"""Least that Flower takes, instead of its 30: a site that died is known after twice this."""
+
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
+"""Between two looks for an object that is still being uploaded; Flower waits 1, 2, 4 up to 10 s."""
+
+EAGER_PAUSE_S, EAGER_FOR_S = 0.25, 120.0
+"""A site looks for messages this often until so long after the last one; then as often as Flower does."""
+
+LOOP_ENDED = 75
+"""Exit status of a SuperNode whose loop ended by itself, which Flower leaves hanging; start it again."""
+
+_REPLY_PAUSE_S = 0.1
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
 
 @cache
 def bundle() -> bytes:
@@ -61,10 +86,159 @@ def write_app(folder: Path) -> None:
 
 
 def quicken() -> None:
-    """Let this process ask again soon for what is still being uploaded: Flower waits 1, 2, 4 s and more."""
+    """Let this process ask again soon for what is still being uploaded."""
     from flwr.supercore.inflatable import inflatable_utils
 
     for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
-        defaults = function.__kwdefaults__
-        assert {"initial_backoff", "backoff_cap"} <= set(defaults), "another Flower than 1.41"
-        defaults.update(initial_backoff=0.05, backoff_cap=2.0)
+        defaults = cast(dict[str, Any], function.__kwdefaults__)
+        if not {"initial_backoff", "backoff_cap"} <= set(defaults):
+            raise AssertionError("pull_objects of this Flower has no back-off: not 1.41")
+        defaults.update(initial_backoff=FIRST_BACKOFF_S, backoff_cap=LONGEST_BACKOFF_S)
+
+
+def supernode(arguments: Sequence[str], *, on_poll: Callable[[], None]) -> int:
+    """Run Flower's SuperNode in this process until its loop ends; the caller must exit then.
+
+    Its pauses and heartbeats are shorter, and a bundle that is not ours is not even opened.
+
+    Args:
+        arguments: of the command `flower-supernode`.
+        on_poll: called after each look at the hub that succeeded and found nothing, and again and again
+            while a message is worked on.
+    """
+    from flwr.supercore import heartbeat
+    from flwr.supercore.corestate import in_memory_corestate
+    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    for module in (heartbeat, in_memory_corestate, fleet_http_connection):
+        _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_S)
+    _replace(start_client_internal, "time", _Pauses(on_poll))
+    original = vars(start_client_internal)["get_fused_config_from_fab"]
+
+    def settings(content: bytes, run: Run) -> dict[str, Any]:
+        return dict(original(content, run)) if content == bundle() else {}
+
+    _replace(start_client_internal, "get_fused_config_from_fab", settings)
+    quicken()
+    sys.argv = ["flower-supernode", *arguments]
+    flower_supernode()
+    return LOOP_ENDED
+
+
+@dataclass
+class _Pauses:
+    """Stands in for the module `time` in Flower's loop, which sleeps 3 s when idle and 0.5 s for a reply."""
+
+    on_poll: Callable[[], None]
+    last_message: float = field(default_factory=time.monotonic)
+
+    def sleep(self, seconds: float) -> None:
+        self.on_poll()
+        if seconds < 1:
+            self.last_message = time.monotonic()
+            time.sleep(_REPLY_PAUSE_S)
+        elif time.monotonic() - self.last_message < EAGER_FOR_S:
+            time.sleep(EAGER_PAUSE_S)
+        else:
+            time.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One message for this site, and the bundle that came with its run.
+
+    Attributes:
+        bundle: the bundle's bytes, never unpacked.
+        bundle_hash: what the hub says its SHA-256 is.
+        client: carries the token with which this task, and no other, may be answered.
+    """
+
+    message: Message
+    context: Context
+    bundle: bytes
+    bundle_hash: str
+    client: RuntimeHttpClient
+
+    def is_wanted(self) -> bool:
+        """Tell the SuperNode that the work goes on; False once it has given the task up or is gone."""
+        import httpx
+        from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
+
+        try:
+            return bool(self.client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+        except httpx.HTTPStatusError:
+            return False
+        except httpx.TransportError:
+            return True  # it may only be busy; its deadline ends the work in any case
+
+    def answer(self, reply: Message) -> None:
+        """Hand the reply to the SuperNode, which sends it.
+
+        Raises:
+            ConnectionError: the SuperNode did not take it.
+        """
+        import httpx
+        from flwr.common.constant import SubStatus
+        from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
+
+        try:
+            push_message(self.client, reply, self.context)
+            push_task_output(self.client, self.context, SubStatus.COMPLETED, "")
+        except (httpx.HTTPError, RuntimeError) as error:
+            raise ConnectionError(f"the SuperNode did not take the reply ({type(error).__name__})") from None
+
+
+class TaskSource:
+    """The SuperNode's local API, as a source of messages for this site.
+
+    Args:
+        address: HOST:PORT.
+        secret: shared with it; without it the SuperNode gives no task away.
+    """
+
+    def __init__(self, address: str, secret: bytes) -> None:
+        from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
+
+        signs = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})
+        self._address = address
+        self._client = _client(address, "SuperExec", signs)
+
+    def take(self) -> Task | None:
+        """The next message for this site; None if there is none.
+
+        Raises:
+            ConnectionError: no SuperNode answers, or it does not accept the secret.
+        """
+        import httpx
+        from flwr.proto.runtime_pb2 import AcquireTaskRequest
+        from flwr.supercore.constant import TaskType
+        from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
+        from flwr.supernode.runtime.run_clientapp import pull_task_input
+
+        try:
+            given = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+            if not given.HasField("task") or not given.token:
+                return None
+            client = _client(self._address, "flwr-clientapp", RuntimeTokenHttpInterceptor(given.token))
+            message, context, _, fab = pull_task_input(client)
+            return Task(message, context, fab.content, fab.hash_str, client)
+        except (httpx.HTTPError, RuntimeError) as error:
+            raise ConnectionError(f"the SuperNode gives no task ({type(error).__name__})") from None
+
+
+def _client(address: str, component: str, interceptor: object) -> RuntimeHttpClient:
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+    from flwr.supercore.runtime import RuntimeHttpClient
+
+    named = RuntimeVersionHttpInterceptor(component_name=component)
+    return RuntimeHttpClient.from_server_address(
+        address, insecure=True, root_certificates=None, interceptors=[named, cast(Any, interceptor)]
+    )
+
+
+def _replace(module: object, name: str, value: object) -> None:
+    """Put another value in a place that must be there: a new Flower fails loudly."""
+    if not hasattr(module, name):
+        raise AssertionError(f"{getattr(module, '__name__', module)} has no {name}: another Flower than 1.41")
+    setattr(module, name, value)

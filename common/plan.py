@@ -141,7 +141,7 @@ class Evaluation(_Part):
 
     val_share: Share = Field(0.2, description="of a site's patients, for choices")
     test_share: Share = Field(0.3, description="of a site's patients, for the final numbers")
-    local_only: bool = Field(True, description="also train alone from the same start, for comparison")
+    local_only: bool = Field(False, description="also train alone from the same start, for comparison")
     overlap: Annotated[float, Field(ge=0, lt=0.9)] = Field(0.25, description="of neighbouring windows")
     flips: bool = Field(False, description="average with the mirrored scan: twice the time")
 

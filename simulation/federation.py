@@ -27,6 +27,7 @@ from common.data.phantom.sites import SITES
 from common.data.splits import split_as_planned
 from common.data.transforms import expert_label
 from common.errors import InputError, SiteError
+from common.flower import QUIET
 from common.plan import Plan
 from server import app as hub
 from server.domains import domain_of, table_of
@@ -36,15 +37,6 @@ from simulation.grid import HUB_NODE, RUN_ID, LocalGrid
 from simulation.preparation import cores, prepare
 
 Engine = Literal["local", "flower"]
-
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""Flower and Ray call home unless told not to."""
-
 
 @dataclass(frozen=True)
 class Federation:

@@ -1,0 +1,160 @@
+"""The contract with Flower's private names: another Flower must fail here, not in a hospital."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import threading
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import flwr
+import pytest
+import uvicorn
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import start_client_internal
+from flwr.supernode.main import create_app
+from flwr.supernode.nodestate import NodeStateFactory
+
+from common import flower, wire
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = b"s" * 48
+NODE = 7
+
+
+def test_the_flower_installed_is_the_one_that_was_read() -> None:
+    assert flwr.__version__ == "1.41.0"
+
+
+def test_the_bundle_holds_settings_alone_and_is_the_same_bytes_each_time() -> None:
+    content = flower.bundle()
+    assert sorted(zipfile.ZipFile(io.BytesIO(content)).namelist()) == [".info/CONTENT", "pyproject.toml"]
+    flower.bundle.cache_clear()
+    assert flower.bundle() == content
+
+
+def test_the_bundle_names_the_apps_that_the_package_names() -> None:
+    own = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert tomllib.loads(flower.APP)["tool"]["flwr"]["app"] == own
+
+
+def test_flowers_loop_still_sleeps_where_pauses_are_put() -> None:
+    source = inspect.getsource(start_client_internal)
+    assert source.count("time.sleep(3)") == 1
+    assert source.count("time.sleep(0.5)") == 2
+    assert source.count("time.") == 3 + source.count("total time.")
+
+
+def test_quicken_shortens_the_back_off_that_flower_has() -> None:
+    functions: tuple[Any, ...] = (
+        inflatable_utils.pull_objects,
+        inflatable_utils.pull_and_inflate_object_from_tree,
+    )
+    before = [dict(function.__kwdefaults__) for function in functions]
+    assert all(found["initial_backoff"] == 1 and found["backoff_cap"] == 10 for found in before)
+    try:
+        flower.quicken()
+        for function in functions:
+            now = function.__kwdefaults__
+            assert (now["initial_backoff"], now["backoff_cap"]) == (0.05, 2.0)
+    finally:
+        for function, defaults in zip(functions, before, strict=True):
+            function.__kwdefaults__.update(defaults)
+
+
+def test_a_name_that_is_gone_is_a_loud_failure() -> None:
+    with pytest.raises(AssertionError, match="another Flower"):
+        flower._replace(flower, "no_such_name", 1)
+
+
+def test_pauses_are_short_after_a_message_and_flowers_own_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    polls: list[int] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    pauses = flower._Pauses(lambda: polls.append(1))
+    pauses.sleep(3)
+    pauses.sleep(0.5)
+    pauses.last_message -= flower.EAGER_FOR_S + 1
+    pauses.sleep(3)
+    assert slept == [flower.EAGER_PAUSE_S, 0.1, 3]
+    assert len(polls) == 3
+
+
+# The SuperNode's local API, as Flower ships it, and our source of tasks
+
+
+@pytest.fixture
+def node() -> Iterator[tuple[NodeStateFactory, str]]:
+    """Flower's own local server of a SuperNode, on a free port."""
+    factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+    factory.state().set_node_id(NODE)
+    app = create_app(state_factory=factory, superexec_auth_secret=SECRET)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    end = time.monotonic() + 20
+    while not server.started and time.monotonic() < end:
+        time.sleep(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield factory, f"127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+def put_message(factory: NodeStateFactory, *, ttl: float = 60.0) -> None:
+    """What Flower's loop does when a message came from the hub."""
+    state = factory.state()
+    identity = cast(Any, TaskIdentity)
+    identity.task_id, identity.run_id, identity.node_id = 1, 5, 1
+    run = Run.create_empty(5)
+    fab = Fab(flower.bundle_sha256(), flower.bundle(), {})
+    run.fab_hash = fab.hash_str
+    run.fab_id, run.fab_version = "fedglia/fedglia", "1.0.0"
+    context = Context(5, NODE, cast(Any, {}), RecordDict(), cast(Any, {}), series_id=run.series_id)
+    state.set_run_series_context(run.series_id, context)
+    state.store_run(run)
+    state.store_fab(fab)
+    assert state.create_task(task_type="flwr-clientapp", run_id=5, fab_hash=fab.hash_str) is not None
+    content = RecordDict({"facts": wire.pack_metrics({"number": 1})})
+    message = Message(content, dst_node_id=NODE, message_type="query.hello", ttl=ttl)
+    start_client_internal._insert_message(message, state, factory.objectstore_factory.store())
+
+
+def test_a_message_is_taken_with_its_bundle_and_answered(node: tuple[NodeStateFactory, str]) -> None:
+    factory, address = node
+    source = flower.TaskSource(address, SECRET)
+    assert source.take() is None
+    put_message(factory)
+    task = source.take()
+    assert task is not None
+    assert wire.read_metrics(task.message.content, "facts") == {"number": 1}
+    assert task.bundle == flower.bundle()
+    assert task.bundle_hash == flower.bundle_sha256()
+    assert task.is_wanted()
+    task.answer(Message(wire.pack_refusal("canary", correlation="0" * 12), reply_to=task.message))
+    (reply,) = factory.state().get_messages_legacy(is_reply=True)
+    assert reply.metadata.reply_to_message_id == task.message.metadata.message_id
+    assert not task.is_wanted()
+    assert source.take() is None
+
+
+def test_without_the_secret_no_message_is_given_away(node: tuple[NodeStateFactory, str]) -> None:
+    factory, address = node
+    put_message(factory)
+    with pytest.raises(ConnectionError, match="gives no task"):
+        flower.TaskSource(address, b"x" * 48).take()
+
+
+def test_a_supernode_that_is_not_there_is_a_connection_error() -> None:
+    with pytest.raises(ConnectionError):
+        flower.TaskSource("127.0.0.1:9", SECRET).take()
