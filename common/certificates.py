@@ -52,7 +52,7 @@ def make_authority(folder: Path, name: str) -> None:
     _keep(folder, "ca", key, _pem(certificate))
 
 
-def issue(folder: Path, name: str, *, hosts: Sequence[str]) -> None:
+def issue(folder: Path, name: str, *, hosts: Sequence[str], days: int = SERVER_DAYS) -> None:
     """Make `<name>.key` and `<name>.crt` for a server, signed by the authority in the same folder.
 
     The certificate file holds the server's certificate and then the authority's: a server presents both.
@@ -62,6 +62,7 @@ def issue(folder: Path, name: str, *, hosts: Sequence[str]) -> None:
         folder: holds `ca.key` and `ca.crt`.
         name: of the files and of the certificate's subject.
         hosts: names and addresses by which the server is dialled.
+        days: how long it holds.
 
     Raises:
         InputError: no usable authority in the folder, or no host.
@@ -75,7 +76,7 @@ def issue(folder: Path, name: str, *, hosts: Sequence[str]) -> None:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedglia {name}")])
     public = authority_key.public_key()
     certificate = (
-        _signed_by(subject, authority.subject, key.public_key(), days=SERVER_DAYS)
+        _signed_by(subject, authority.subject, key.public_key(), days=days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -1,0 +1,157 @@
+"""The coordinator's side of Flower, through its own `flwr` command; nothing here is private to Flower.
+
+Each call starts a process, which takes about a second, and ends by a deadline. That the hub is not running
+is found out first, and said in words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from common.errors import RunError
+from server.hub.folder import Hub, programs
+
+LIMIT_S = 60.0
+_KNOCK_S = 3.0
+_IN_USE = "already in use"
+
+
+def start_run(hub: Hub, run_name: str) -> str:
+    """Start the ServerApp on the run directory of this name; returns Flower's number of the run.
+
+    Raises:
+        RunError: the hub is not running, or Flower refuses.
+    """
+    answer = _flwr(hub, "run", str(hub.folder / "app"), "hub", "-c", f"run={json.dumps(run_name)}")
+    return str(answer["run-id"])
+
+
+def stop_run(hub: Hub, run_id: str) -> None:
+    """End a run at once, its ServerApp with it.
+
+    Raises:
+        RunError: the hub is not running, or the run has ended already.
+    """
+    _flwr(hub, "stop", run_id, "hub")
+
+
+def list_runs(hub: Hub) -> list[dict[str, Any]]:
+    """Every run that Flower knows, the latest first; its keys are those of `flwr ls --format json`.
+
+    Raises:
+        RunError: the hub is not running.
+    """
+    runs = _flwr(hub, "ls", "hub").get("runs", [])
+    assert isinstance(runs, list)
+    return runs
+
+
+def nodes(hub: Hub) -> dict[int, str]:
+    """Number -> status of every site that is registered: "registered" (never came), "online" or "offline".
+
+    Those that were unregistered are left out.
+
+    Raises:
+        RunError: the hub is not running.
+    """
+    return {number: str(row["status"]) for number, row in _rows(hub).items()}
+
+
+def registered_since(hub: Hub, moment: str) -> list[int]:
+    """Numbers of the sites that were registered at or after `moment` ("2026-01-31T12:00:00+00:00", UTC).
+
+    Raises:
+        RunError: the hub is not running.
+    """
+    first = moment[:19].replace("T", " ")
+    return [number for number, row in _rows(hub).items() if str(row["created-at"])[:19] >= first]
+
+
+def register(hub: Hub, public_key: str, name: str) -> int | None:
+    """Make a key known under a site's name; returns Flower's number of it, None where the key is known.
+
+    Raises:
+        RunError: the hub is not running, or Flower refuses the key.
+    """
+    with tempfile.NamedTemporaryFile("w", dir=hub.folder, prefix=".key.", suffix=".tmp") as file:
+        file.write(public_key + "\n")
+        file.flush()
+        try:
+            answer = _flwr(hub, "supernode", "register", file.name, "hub", "--name", name)
+        except RunError as error:
+            if _IN_USE in str(error).lower():
+                return None
+            raise
+    return int(answer["node-id"])
+
+
+def unregister(hub: Hub, node_id: int) -> None:
+    """Forget a site: its next call is refused. Its key can never be registered again.
+
+    Raises:
+        RunError: the hub is not running, or knows no such site.
+    """
+    _flwr(hub, "supernode", "unregister", str(node_id), "hub")
+
+
+def is_up(hub: Hub) -> bool:
+    """Whether something listens where the SuperLink does."""
+    try:
+        with socket.create_connection(("127.0.0.1", hub.ports.link), timeout=_KNOCK_S):
+            return True
+    except OSError:
+        return False
+
+
+def _rows(hub: Hub) -> dict[int, Mapping[str, Any]]:
+    rows = _flwr(hub, "supernode", "ls", "hub").get("nodes", [])
+    return {int(row["node-id"]): row for row in rows if row["status"] != "unregistered"}
+
+
+def _flwr(hub: Hub, *words: str) -> dict[str, Any]:
+    """Run one `flwr` command and read its JSON."""
+    if not is_up(hub):
+        raise RunError(
+            f"the hub is not running; start it: fedglia hub start --hub {hub.folder}", code="hub-down"
+        )
+    asked = [str(programs() / "flwr"), *words, "--format", "json"]
+    try:
+        done = subprocess.run(
+            asked,
+            env=_environment(hub),
+            cwd=hub.folder,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"the hub did not answer within {LIMIT_S:.0f} s; look at logs/link.log in the hub's folder",
+            code="hub-slow",
+        ) from None
+    return _answer(words, done)
+
+
+def _environment(hub: Hub) -> dict[str, str]:
+    return {**os.environ, **hub.environment(), "NO_COLOR": "1", "COLUMNS": "1000"}
+
+
+def _answer(words: tuple[str, ...], done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    said = f"flwr {' '.join(words[:2])}"
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        detail = (done.stderr or done.stdout).strip().splitlines()
+        raise RunError(f"{said}: {detail[-1] if detail else 'no answer'}", code="flower") from None
+    if not isinstance(answer, dict) or not answer.get("success"):
+        reason = answer.get("error-message") if isinstance(answer, dict) else None
+        raise RunError(f"{said}: {reason or 'refused without a reason'}", code="flower")
+    return answer

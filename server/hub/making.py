@@ -1,0 +1,157 @@
+"""Making a hub's folder, renewing what its edge presents, and writing what is derived from hub.toml."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+from pathlib import Path
+
+import tomli_w
+
+from common import certificates
+from common.errors import InputError
+from common.files import write_atomic
+from common.flower import write_app
+from server.hub import edge
+from server.hub.admissions import admitted_keys
+from server.hub.folder import Hub, open_hub, split_address
+
+DEFAULT_ADDRESS = "localhost:8443"
+LINK_DAYS = certificates.AUTHORITY_DAYS
+"""The link's certificate is seen on loopback only, and nobody would think of renewing it."""
+_PORTS_APART = 20_000
+_SECRET_BYTES = 48
+_HUB_TOML = """\
+# This hub. Stop it before you edit this, and start it after.
+
+# As sites dial it. After a change: fedglia hub renew, so that the certificate holds the new name.
+address = "{address}"
+
+# Where the edge listens: "0.0.0.0" is every address of this machine, "127.0.0.1" itself alone.
+listen = "{listen}"
+
+[ports]
+# The only one that must be reachable from outside:
+edge = {edge}
+# On loopback: Flower's SuperLink, and its health over gRPC.
+link = {link}
+health = {health}
+"""
+
+
+def make_hub(folder: Path, *, address: str) -> Hub:
+    """Make a hub's folder with its keys; it appears whole or not at all.
+
+    Args:
+        folder: must be missing or empty.
+        address: HOST:PORT as sites will dial it.
+
+    Raises:
+        InputError: the folder holds something, or the address is none.
+        RunError: the disk is full.
+    """
+    host, port = split_address(address)
+    check_empty(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    draft.mkdir(mode=0o700)
+    try:
+        for part in ("pki", "runs"):
+            (draft / part).mkdir(mode=0o700)
+        link = port + _PORTS_APART if port + _PORTS_APART + 1 <= 65535 else port - _PORTS_APART
+        listen = "127.0.0.1" if host in ("localhost", "127.0.0.1") else "0.0.0.0"
+        words = _HUB_TOML.format(address=address, listen=listen, edge=port, link=link, health=link + 1)
+        write_atomic(draft / "hub.toml", words.encode())
+        write_atomic(draft / "secret", secrets.token_bytes(_SECRET_BYTES), mode=0o600)
+        certificates.make_authority(draft / "pki", f"FedGlia hub {host}")
+        issue_edge(draft / "pki", host)
+        certificates.issue(draft / "pki", "link", hosts=["localhost", "127.0.0.1"], days=LINK_DAYS)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return open_hub(folder)
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises:
+        InputError: it does, or it is a file.
+    """
+    if (folder / "hub.toml").exists():
+        raise InputError(f"{folder.name}: is a hub already; start it: fedglia hub start --hub {folder}")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder.name}: is not empty; name a new folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder.name}: is a file; name a new folder")
+
+
+def issue_edge(pki: Path, host: str) -> None:
+    """A new key and certificate for the edge, for the host that sites dial and for this machine itself.
+
+    Raises:
+        InputError: the authority is missing or damaged.
+        RunError: the disk is full.
+    """
+    certificates.issue(pki, "edge", hosts=list(dict.fromkeys([host, "localhost", "127.0.0.1"])))
+
+
+def repair_certificates(hub: Hub) -> list[str]:
+    """Make again what a kill or a lost file left unusable; returns the names in words.
+
+    Raises:
+        InputError: the authority itself is missing or damaged: only a backup helps.
+    """
+    certificates.read_certificate(hub.pki / "ca.crt")
+    made = []
+    if not certificates.matches(hub.pki, "edge"):
+        issue_edge(hub.pki, hub.host)
+        made.append("edge")
+    if not certificates.matches(hub.pki, "link"):
+        certificates.issue(hub.pki, "link", hosts=["localhost", "127.0.0.1"], days=LINK_DAYS)
+        made.append("link")
+    return made
+
+
+def write_derived(hub: Hub) -> None:
+    """Write what follows from hub.toml and the admissions: the edge's files, Flower's home, the app.
+
+    Raises:
+        InputError: admissions.json is damaged.
+        RunError: the disk is full.
+    """
+    for part in (hub.folder / "flower", hub.runs_folder):
+        part.mkdir(mode=0o700, exist_ok=True)
+    connection = {"address": hub.link_address, "root-certificates": str(hub.pki / "ca.crt")}
+    config = {"superlink": {"default": "hub", "hub": connection}}
+    write_atomic(hub.folder / "flower" / "config.toml", tomli_w.dumps(config).encode())
+    write_app(hub.folder / "app")
+    edge.write_configuration(
+        hub.folder / "edge",
+        listen=hub.listen,
+        edge_port=hub.ports.edge,
+        link_port=hub.ports.link,
+        admitted=admitted_keys(hub),
+    )
+
+
+def busy_ports(hub: Hub) -> list[str]:
+    """What keeps the hub's ports from it, in words; empty where all are free."""
+    found = []
+    wanted = {"edge": (hub.listen, hub.ports.edge), "link": ("127.0.0.1", hub.ports.link)}
+    wanted["health"] = ("127.0.0.1", hub.ports.health)
+    for name, (where, port) in wanted.items():
+        family = socket.AF_INET6 if ":" in where else socket.AF_INET
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((where.strip("[]"), port))
+            except PermissionError:
+                found.append(
+                    f"port {port} ({name}): only root may listen below 1024; take one above, such as 8443, "
+                    "or give the service CAP_NET_BIND_SERVICE"
+                )
+            except OSError as error:
+                found.append(f"port {port} ({name}) on {where}: {str(error.strerror).lower()}")
+    return found

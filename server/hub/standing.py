@@ -1,0 +1,99 @@
+"""How the hub stands: processes, address, certificates, disk, sites, runs; for people and for machines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from common import certificates, processes
+from common.errors import FedGliaError
+from server.hub import admissions, control, running
+from server.hub.folder import Hub
+
+CONNECTED = {"online": "connected", "offline": "disconnected", "registered": "never connected"}
+"""Flower's word for a site -> ours."""
+
+
+def standing(hub: Hub) -> dict[str, Any]:
+    """Everything that `fedglia hub status --json` prints; its keys are stable, more may be added.
+
+    `well` is whether sites can connect and nothing needs a person now; `problems` and `warnings` say why not.
+
+    Raises:
+        InputError: the authority or the admissions are missing or damaged.
+    """
+    services = processes.states(hub.folder)
+    problems = [
+        f"{name}: is not running; see logs/{name}.log" for name, each in services.items() if each.pid is None
+    ]
+    unreachable = (
+        running.health_problem(hub)
+        if services
+        else f"the hub is stopped: fedglia hub start --hub {hub.folder}"
+    )
+    if unreachable is not None:
+        problems.append(unreachable)
+    expiring = running.expiry_warnings(hub)
+    problems += [line for line in expiring if "has expired" in line]
+    disk = shutil.disk_usage(hub.folder)
+    return {
+        "schema": 1,
+        "well": not problems,
+        "problems": problems,
+        "warnings": [line for line in expiring if "has expired" not in line] + running.disk_warnings(hub),
+        "address": hub.address,
+        "services": {name: vars(each) for name, each in services.items()},
+        "authority": {
+            "fingerprint": certificates.fingerprint((hub.pki / "ca.crt").read_bytes()),
+            "expires": certificates.expiry(hub.pki / "ca.crt").isoformat(),
+        },
+        "certificate": {"expires": certificates.expiry(hub.pki / "edge.crt").isoformat()},
+        "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
+        "sites": _sites(hub),
+        "runs": [_run(path) for path in sorted(hub.runs_folder.glob("*/"), key=_age)],
+    }
+
+
+def _sites(hub: Hub) -> dict[str, Any]:
+    statuses: dict[int, str] | None = None
+    with contextlib.suppress(FedGliaError):
+        statuses = control.nodes(hub)
+    return {
+        name: {
+            "state": _state(entry, statuses),
+            "key": admissions.key_fingerprint(entry.public_key),
+            "node_id": None if entry.node_id is None else str(entry.node_id),
+            "admitted_at": entry.admitted_at,
+            "revoked_at": entry.revoked_at,
+        }
+        for name, entry in admissions.load(hub).items()
+    }
+
+
+def _state(entry: admissions.Admission, statuses: dict[int, str] | None) -> str:
+    if entry.revoked_at is not None:
+        return "revoked"
+    if statuses is None:
+        return "unknown"
+    if entry.node_id is None or entry.node_id not in statuses:
+        return "admitted, not yet registered"
+    return CONNECTED.get(statuses[entry.node_id], statuses[entry.node_id])
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        summary = json.loads((folder / "summary.json").read_text())
+    return {
+        "name": folder.name,
+        "status": summary.get("status", "not begun"),
+        "rounds": len(summary.get("rounds", ())),
+        "plan": summary.get("plan", {}).get("name"),
+    }
+
+
+def _age(folder: Path) -> float:
+    return folder.stat().st_mtime
