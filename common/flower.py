@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    import httpx
     from flwr.app import Context, Message
     from flwr.supercore.run import Run
     from flwr.supercore.runtime import RuntimeHttpClient
@@ -242,3 +243,64 @@ def _replace(module: object, name: str, value: object) -> None:
     if not hasattr(module, name):
         raise AssertionError(f"{getattr(module, '__name__', module)} has no {name}: another Flower than 1.41")
     setattr(module, name, value)
+
+
+def is_admitted(address: str, key: bytes, authority: Path, *, timeout_s: float) -> bool | None:
+    """Whether a hub knows a site's key, asked without becoming its node.
+
+    It asks the hub to activate the node with a heartbeat that is out of bounds: a hub that knows the key
+    refuses the heartbeat, one that does not refuses the key, and neither changes anything.
+
+    Args:
+        address: HOST:PORT of the hub.
+        key: the site's private key, in OpenSSH's form.
+        authority: PEM file of the authority that the hub's certificate must come from.
+        timeout_s: longest wait for each step.
+
+    Returns:
+        None where the signature was not accepted at all: the clocks differ by more than 5 s.
+
+    Raises:
+        ConnectionError: the hub did not answer, or answered something else.
+    """
+    import ssl
+
+    import httpx
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest
+    from flwr.supercore.error import ApiErrorCode
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    private = cast(EllipticCurvePrivateKey, load_ssh_private_key(key, password=None))
+    public = private.public_key()
+    signs = NodeAuthHttpInterceptor(private, public)
+    context = ssl.create_default_context(cafile=str(authority))
+    client = FleetHttpClient(f"https://{address}", interceptors=[signs], verify=context, timeout=timeout_s)
+    try:
+        client.ActivateNode(
+            ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=0.0)
+        )
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == 401:
+            return None
+        code = _error_code(error.response)
+        if code == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
+            return True
+        if code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
+            return False
+        raise ConnectionError(f"the hub answered with status {error.response.status_code}") from None
+    except (httpx.HTTPError, ValueError) as error:
+        raise ConnectionError(f"the hub did not answer ({type(error).__name__})") from None
+    finally:
+        client.close()
+    raise ConnectionError("the hub took a heartbeat that is out of bounds: another Flower than 1.41")
+
+
+def _error_code(response: httpx.Response) -> int | None:
+    try:
+        return int(response.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        return None

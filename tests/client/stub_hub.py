@@ -14,8 +14,13 @@ from pathlib import Path
 
 from common import certificates
 
-NOT_KNOWN = b'{"code": 2004}'
-INTERVAL = b'{"code": 2003}'
+ANSWERS = {
+    "known": (400, b'{"code": 2003}'),
+    "unknown": (412, b'{"code": 2004}'),
+    "clock": (401, b'{"detail": "Invalid SuperNode authentication"}'),
+    "away": (502, b"<html>"),
+}
+"""To a node whose key the hub knows, does not know, whose clock is wrong; and with SuperLink down."""
 
 
 @dataclass
@@ -26,7 +31,7 @@ class StubHub:
     address: str = ""
     says: str | None = None
     ahead_s: float = 0.0
-    admits: bool = True
+    key: str = "known"
     status: int = 200
     asked: list[str] = field(default_factory=list)
 
@@ -70,10 +75,7 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            if hub.admits:
-                self._answer(400, INTERVAL)
-            else:
-                self._answer(412, NOT_KNOWN)
+            self._answer(*ANSWERS[hub.key])
 
         def _answer(self, status: int, content: bytes) -> None:
             hub.asked.append(self.path)
