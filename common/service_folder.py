@@ -1,0 +1,84 @@
+"""What lies in a folder whose services are supervised: the lock, and the record of who runs.
+
+    FOLDER/run/supervisor.lock   held by the one supervisor; the system releases it if that is killed
+    FOLDER/run/services.json     who runs: {"supervisor": pid, "services": {NAME: {"pid", ...}}}
+    FOLDER/logs/NAME.log         what each service says; supervisor.log is the supervisor's own
+
+Beside each process id stands `born`, when that process started: a pair that names one process only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from common.errors import LockedError
+
+_LOCK_S = 1.0
+_RETRY_S = 0.05
+
+
+def make_folders(folder: Path) -> None:
+    """Make what a supervisor writes to: `run` and `logs`, for the owner alone."""
+    for part in ("run", "logs"):
+        (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a supervisor holds the lock of `folder`.
+
+    Raises:
+        OSError: the lock belongs to somebody else, and cannot be looked at.
+    """
+    with contextlib.suppress(FileNotFoundError), _lock_file(folder).open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What run/services.json says, true or not; empty where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(record_file(folder).read_bytes())
+        if isinstance(found, dict) and isinstance(found.get("services"), dict):
+            return found
+    return {}
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder / "run" / "supervisor.lock"
+
+
+def record_file(folder: Path) -> Path:
+    """Where a supervisor says who runs."""
+    return folder / "run" / "services.json"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock for as long as the block runs.
+
+    Raises:
+        LockedError: another supervisor holds it.
+    """
+    with _lock_file(folder).open("a") as handle:
+        end = time.monotonic() + _LOCK_S  # `is_held` holds it too, for a moment
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise LockedError(
+                        f"{folder.name}: its services run already under another supervisor; stop that first"
+                    ) from None
+            time.sleep(_RETRY_S)
+        yield
