@@ -228,7 +228,10 @@ def judge(bench: Bench, model: UNet, *, keep_predictions: bool = False) -> Numbe
         `dice` and `hd95_mm`: region -> mean over cases, and `mean` over the structures; `empty`: region ->
         cases where the rule for empty regions gave the value; `cases`: the same, case by case (numbered),
         with `assd_mm`, `masd_mm`, `nsd` and, for glioma, `lesion_dice` and `lesion_hd95_mm`, to six decimals.
+        All of them empty where every test patient withdrew.
     """
+    if not bench.split.test:
+        return {"cases": [], "dice": {}, "hd95_mm": {}, "empty": {}}
     each = [_judge_case(bench, model, case, keep_prediction=keep_predictions) for case in bench.split.test]
     structures = STRUCTURES[bench.plan.task.kind]
     numbers: Numbers = {"cases": each}

@@ -6,10 +6,7 @@ id; the words stay here, in the site's own log, under that id.
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +17,13 @@ from flwr.clientapp import ClientApp
 
 from client import adaptation
 from client.adaptation import Bench
+from client.refusal import refuse
 from client.site import Site, locate
 from client.state import SiteState
 from common import instruction, wire
 from common.checkpoint import load, save
 from common.codec import CODECS
-from common.errors import FedGliaError, RefusedUpdate, RunError
-from common.files import append_line
+from common.errors import RefusedUpdate
 from common.instruction import Instruction
 from common.learning.alignment import attach
 from common.learning.finetuning import trainable_names
@@ -34,7 +31,6 @@ from common.models.network import build, build_from
 from common.models.unet import UNet
 
 Handler = Callable[[Site, Instruction, RecordDict], RecordDict]
-log = logging.getLogger(__name__)
 
 app = ClientApp()
 
@@ -197,7 +193,7 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
         torch.set_num_threads(words.plan.threads)
         content = handler(site, words, message.content)
     except Exception as error:  # the border: nothing that was raised here may travel
-        content = _refuse(site, error)
+        content = refuse(site.folder if site else None, error).content
     content[wire.TIMES] = wire.pack_metrics({"busy_s": time.perf_counter() - began})
     return Message(content, reply_to=message)
 
@@ -206,20 +202,3 @@ def _check_in_time(message: Message) -> None:
     """Do not begin what the hub no longer waits for: a slow site would be late in every round after."""
     if time.time() > message.metadata.created_at + message.metadata.ttl:
         raise RefusedUpdate("the message came after its deadline; nothing was done", code="expired")
-
-
-def _refuse(site: Site | None, error: Exception) -> RecordDict:
-    correlation = uuid.uuid4().hex[:12]
-    known = isinstance(error, FedGliaError)
-    code = error.code if isinstance(error, FedGliaError) else "internal"
-    words = str(error) if known else "".join(traceback.format_exception(error))
-    log.warning("refused with code %s, id %s", code, correlation)
-    line = {"time": time.time(), "id": correlation, "error": words}
-    try:
-        if site is None:
-            log.error("id %s: %s", correlation, words)
-        else:
-            append_line(site.folder / "site.log", line)
-    except RunError as unwritable:  # a full disk must not keep the refusal from leaving
-        log.error("%s. It would have said, id %s: %s", unwritable, correlation, words)
-    return wire.pack_refusal(code, correlation=correlation)

@@ -39,10 +39,10 @@ Metric = Literal[
 
 METRICS: Mapping[Metric, str] = {
     "loss": "mean training loss of a round",
-    "domain_loss": "mean loss of the discriminator of domains, where a plan aligns them",
-    "validation_dice": "mean Dice over the validation patients",
-    "dice": "mean Dice over the test patients, for each region",
-    "hd95_mm": "mean Hausdorff distance over the test patients, mm, for each region",
+    "domain_loss": "mean training loss of the network that tells domains apart",
+    "validation_dice": "overlap with the experts' outlines (Dice, 0 to 1), mean over validation patients",
+    "dice": "overlap with the experts' outlines (Dice, 0 to 1), mean over test patients, for each region",
+    "hd95_mm": "distance from the experts' outlines (HD95, mm), mean over test patients, for each region",
     "empty": "in how many test cases a region was empty",
     "cases": "the scores of each test case by itself, numbered, without a name",
     "train_s": "seconds of training",
@@ -54,7 +54,8 @@ METRICS: Mapping[Metric, str] = {
 """Metric -> what it says. What has no row here never leaves, whatever the policy allows."""
 
 ALWAYS = (
-    "number of cases and patients in training, validation and test; the site's name; yes or no to a message"
+    "the site's name; how many cases and patients train, validate and test; whether the scans are made up; "
+    "which of two models is kept; that a message was carried out or refused"
 )
 """What a federation cannot do without, and no policy can withhold; for people."""
 
