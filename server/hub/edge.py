@@ -43,6 +43,8 @@ FLEET_CALLS = (
     "pull-object",
     "confirm-message-received",
 )
+UNKNOWN_KEY = '{"code":2004,"detail":"Failed to activate SuperNode."}'
+"""Flower's own words with status 412; a node that reads them ends, and says why."""
 _TEST_LIMIT_S = 20.0
 
 _CONFIGURATION = """\
@@ -75,6 +77,7 @@ http {{
   scgi_temp_path unused;
 
   limit_conn_zone $binary_remote_addr zone=connections:1m;
+  limit_conn_zone $server_port zone=everybody:64k;  # the SuperLink holds a body twice: at most 1 GB in all
   limit_req_zone $binary_remote_addr zone=requests:1m rate=200r/s;
 
   map "$request_method $request_uri" $fleet {{
@@ -84,6 +87,12 @@ http {{
   map $http_flwr_public_key $admitted {{
     default 0;
     include admitted.conf;
+  }}
+  # Told as the SuperLink tells a key that it does not know.
+  map "$admitted $request_uri" $refused {{
+    default "";
+    "0 /v1/fleet/activate-node" node;
+    "~^0 " call;
   }}
 
   upstream link {{
@@ -122,13 +131,16 @@ http {{
     client_body_timeout 30s;
     send_timeout 60s;
     limit_conn connections 16;
+    limit_conn everybody 64;
     limit_conn_status 503;
     limit_req zone=requests burst=400 nodelay;
     limit_req_status 503;
 
     location /v1/fleet/ {{
       if ($fleet = 0) {{ return 404; }}
-      if ($admitted = 0) {{ return 401; }}
+      default_type application/json;
+      if ($refused = node) {{ return 412 '{unknown}'; }}
+      if ($refused = call) {{ return 401; }}
       proxy_pass https://link;
       proxy_request_buffering on;
       proxy_buffers 16 256k;
@@ -177,6 +189,7 @@ def write_configuration(
         max_body=MAX_BODY,
         header=HEADER,
         versions=versions(),
+        unknown=UNKNOWN_KEY,
     )
     write_atomic(folder / "nginx.conf", text.encode())
     write_admitted(folder, admitted)
