@@ -22,6 +22,7 @@ from common.errors import LockedError
 
 _LOCK_S = 1.0
 _RETRY_S = 0.05
+_KEYS = {"pid", "born", "started_at", "restarts", "last_exit"}
 
 
 def make_folders(folder: Path) -> None:
@@ -48,9 +49,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What run/services.json says, true or not; empty where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(record_file(folder).read_bytes())
-        if isinstance(found, dict) and isinstance(found.get("services"), dict):
-            return found
+        if isinstance(found, dict) and isinstance(services := found.get("services"), dict):
+            return {**found, "services": {name: it for name, it in services.items() if _is_whole(it)}}
     return {}
+
+
+def _is_whole(entry: object) -> bool:
+    """Whether a service's part of the record can be read; anybody may have written in it."""
+    return isinstance(entry, dict) and entry.keys() >= _KEYS and isinstance(entry["pid"], int | None)
 
 
 def _lock_file(folder: Path) -> Path:

@@ -152,7 +152,7 @@ def _end_leftovers(folder: Path, signals: _Signals) -> None:
     A process group is ours if its first process is the recorded one, or is gone, and one in it works here.
     """
     found = read_record(folder).get("services", {})
-    recorded = {entry["pid"]: entry.get("born") for entry in found.values() if entry.get("pid")}
+    recorded = {entry["pid"]: entry["born"] for entry in found.values() if entry["pid"]}
     groups = [
         group
         for group, started in recorded.items()
@@ -348,6 +348,8 @@ class _Supervisor:
                 _say(f"{LOG}: {what} cannot be written, services go on ({error})")
             self.troubles.add(what)
             return None
+        if what in self.troubles:  # on a full disk the first line may not have been written either
+            _say(f"{LOG}: {what} can be written again")
         self.troubles.discard(what)
         return found
 

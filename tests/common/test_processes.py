@@ -273,7 +273,9 @@ class TestKilledSupervisor:
         assert not any(living(group) for group in groups)
         assert "ends what an earlier one left: 2 of 2 services" in tail(folder, "supervisor", 2)
 
-    @pytest.mark.parametrize("content", ["", "{", "[]", '{"services": 3}', '{"services": {"node": {}}}'])
+    @pytest.mark.parametrize(
+        "content", ["", "{", "[]", '{"services": 3}', '{"services": {"node": {}, "worker": 3}}']
+    )
     def test_a_damaged_record_is_no_obstacle(self, folder: Path, content: str) -> None:
         make_folders(folder)
         (folder / "run" / "services.json").write_text(content)
@@ -350,6 +352,7 @@ class TestFullDisk:
 
         blocked.rmdir()
         eventually(lambda: states(folder))
+        assert "run/services.json can be written again" in tail(folder, "supervisor", 100)
 
     def test_services_go_on_where_a_log_cannot_be_opened(self, folder: Path) -> None:
         (folder / "logs" / "node.log").mkdir(parents=True)
