@@ -1,0 +1,201 @@
+"""The site's worker: stays warm, takes messages from the SuperNode beside it, and answers them.
+
+Flower starts a Python process for each message, which imports for seconds. This one imports once and forks
+for each message, so that a crash, a leak or a message that outlives its deadline costs that message alone.
+With `resident`, for GPUs whose context takes long to make, messages are answered in this process and an
+overdue one ends it; its supervisor starts another.
+
+It is the only program of a site that opens scans, and it answers through the guard alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Message
+
+from client import guard
+from client.app import app
+from client.site import open_site
+from common.errors import RunError
+from common.flower import Task, TaskSource, quicken
+
+Answer = Callable[[Task], Message]
+Refuse = Callable[[Task, str], Message]
+"""A task and a code -> the reply of a message that could not be answered by its own process."""
+
+EAGER_PAUSE_S, EAGER_FOR_S, IDLE_PAUSE_S = 0.1, 120.0, 0.5
+BEAT_S = 5.0
+GRACE_S = 5.0
+"""An overdue message ends itself at its deadline; one that cannot is killed so much later."""
+
+GIVEN_UP = {
+    "expired": "the message was not answered by its deadline; its work was ended",
+    "worker-died": "the process that worked on the message died: out of memory, killed, or a fault",
+}
+"""Code of a message that the worker gave up -> what happened, in words."""
+
+_PR_SET_PDEATHSIG = 1
+log = logging.getLogger(__name__)
+
+
+class Overdue(BaseException):
+    """The message's deadline is over; no `except Exception` on the way may swallow it."""
+
+
+@dataclass
+class Pace:
+    """How long to wait for the next message: shorter when one came lately."""
+
+    last: float = 0.0
+
+    def note(self) -> None:
+        """A message came."""
+        self.last = time.monotonic()
+
+    def pause_s(self) -> float:
+        """Seconds until the next look."""
+        return EAGER_PAUSE_S if time.monotonic() - self.last < EAGER_FOR_S else IDLE_PAUSE_S
+
+
+def work(source: TaskSource, answer: Answer, *, refuse: Refuse, resident: bool = False) -> None:
+    """Answer messages until a signal ends this process."""
+    quicken()
+    pace = Pace()
+    gc.freeze()  # what was imported is shared with every fork, and never looked at again
+    while True:
+        try:
+            task = source.take()
+        except ConnectionError as error:
+            log.debug("%s", error)
+            task = None
+        if task is None:
+            time.sleep(pace.pause_s())
+            continue
+        pace.note()
+        (_answer_here if resident else _answer_in_fork)(task, answer, refuse)
+        pace.note()
+
+
+def seconds_left(task: Task) -> float:
+    """Until the hub no longer waits for this message."""
+    metadata = task.message.metadata
+    return metadata.created_at + metadata.ttl - time.time()
+
+
+def _answer_here(task: Task, answer: Answer, refuse: Refuse) -> None:
+    try:
+        with _deadline(seconds_left(task)):
+            task.answer(answer(task))
+    except Overdue:
+        _give_up(task, refuse(task, "expired"))
+        os._exit(1)  # whatever was half done, its memory and its locks go with this process
+    except ConnectionError as error:
+        log.warning("%s", error)
+
+
+def _answer_in_fork(task: Task, answer: Answer, refuse: Refuse) -> None:
+    child = os.fork()
+    if child == 0:
+        _be_the_child(task, answer)
+    code = _watch(child, task)
+    if code is not None:
+        _give_up(task, refuse(task, code))
+
+
+def _be_the_child(task: Task, answer: Answer) -> None:
+    status = 1
+    try:
+        _die_with_parent()
+        with _deadline(seconds_left(task)):
+            task.answer(answer(task))
+        status = 0
+    except Overdue:
+        status = 3
+    except BaseException as error:  # nothing may return from here into the parent's loop
+        log.error("a message was not answered (%s)", type(error).__name__)
+    finally:
+        os._exit(status)
+
+
+def _watch(child: int, task: Task) -> str | None:
+    """Wait for the child; the code to answer with where it did not answer itself."""
+    handle = os.pidfd_open(child)
+    end = time.monotonic() + seconds_left(task) + GRACE_S
+    try:
+        while not _ended(handle, within_s=min(BEAT_S, max(end - time.monotonic(), 0))):
+            overdue = time.monotonic() >= end
+            if overdue or not task.is_wanted():
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return "expired" if overdue else None  # what nobody wants needs no answer
+    finally:
+        os.close(handle)
+    _, status = os.waitpid(child, 0)
+    return {0: None, 3: "expired"}.get(os.waitstatus_to_exitcode(status), "worker-died")
+
+
+def _ended(handle: int, *, within_s: float) -> bool:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
+
+
+def _give_up(task: Task, refusal: Message) -> None:
+    with contextlib.suppress(ConnectionError):
+        task.answer(refusal)
+
+
+@contextlib.contextmanager
+def _deadline(left_s: float) -> Iterator[None]:
+    """Raise Overdue in the block once the time is over."""
+
+    def end(signum: int, frame: object) -> None:
+        raise Overdue
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, max(left_s, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _die_with_parent() -> None:
+    """A worker that is killed leaves no training behind that nobody waits for."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent or parent == 1:
+        os._exit(1)
+
+
+def main(folder: Path) -> None:
+    """Serve the site in `folder`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every look for a message
+
+    def answer(task: Task) -> Message:
+        came_with = (task.bundle, task.bundle_hash)
+        return guard.answer(folder, task.message, task.context, app, bundle=came_with)
+
+    def refuse(task: Task, code: str) -> Message:
+        return guard.refuse(folder, task.message, RunError(GIVEN_UP[code], code=code), by="worker")
+
+    source = TaskSource(f"127.0.0.1:{open_site(folder).runtime_port}", (folder / "secret").read_bytes())
+    work(source, answer, refuse=refuse)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute())

@@ -1,0 +1,208 @@
+"""The worker: each message in a fork of a warm process, none of which can cost more than itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from flwr.app import Message, RecordDict
+
+from client import worker
+from common import wire
+from common.flower import Task
+from simulation.grid import assume_identity
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class StubTask:
+    """A task whose answers are files, so that a fork's answers are seen."""
+
+    folder: Path
+    ttl: float = 30.0
+    wanted: bool = True
+    message: Message = field(init=False)
+
+    def __post_init__(self) -> None:
+        assume_identity(1)
+        self.message = Message(RecordDict(), dst_node_id=2, message_type="query.hello", ttl=self.ttl)
+
+    def is_wanted(self) -> bool:
+        return self.wanted
+
+    def answer(self, reply: Message) -> None:
+        said = wire.read_refusal(reply.content) or "answered"
+        (self.folder / f"{said}.{os.getpid()}").touch()
+
+    def answers(self) -> dict[str, int]:
+        return {path.stem: int(path.suffix[1:]) for path in self.folder.iterdir()}
+
+
+class Source:
+    """Gives the tasks once, then ends the worker as Ctrl-C would."""
+
+    def __init__(self, *tasks: StubTask) -> None:
+        self.tasks = list(tasks)
+
+    def take(self) -> StubTask | None:
+        if not self.tasks:
+            raise KeyboardInterrupt
+        return self.tasks.pop(0)
+
+
+def serve(answer: Callable[[Any], Message], *tasks: StubTask, resident: bool = False) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        worker.work(cast(Any, Source(*tasks)), answer, refuse=refuse, resident=resident)
+
+
+def refuse(task: StubTask | Task, code: str) -> Message:
+    return Message(wire.pack_refusal(code, correlation="0" * 12), reply_to=task.message)
+
+
+def reply_to(task: StubTask) -> Message:
+    return Message(RecordDict({wire.METRICS: wire.pack_metrics({})}), reply_to=task.message)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "BEAT_S", 0.05)
+    monkeypatch.setattr(worker, "GRACE_S", 0.2)
+    monkeypatch.setattr(worker, "quicken", lambda: None)
+    monkeypatch.setattr(worker, "gc", SimpleNamespace(freeze=lambda: None))
+
+
+def test_each_message_is_answered_in_a_process_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = StubTask(tmp_path / "one"), StubTask(tmp_path / "two")
+    serve(reply_to, one, two)
+    assert len({one.answers()["answered"], two.answers()["answered"], os.getpid()}) == 3
+
+
+def test_a_resident_worker_answers_in_its_own_process(tmp_path: Path) -> None:
+    task = StubTask(tmp_path)
+    serve(reply_to, task, resident=True)
+    assert task.answers() == {"answered": os.getpid()}
+
+
+def test_a_process_that_dies_is_answered_for(tmp_path: Path) -> None:
+    task = StubTask(tmp_path)
+
+    def die(_: StubTask) -> Message:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return reply_to(task)
+
+    serve(die, task)
+    assert task.answers() == {"worker-died": os.getpid()}
+
+
+def test_an_exception_is_answered_for_and_the_worker_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "good").mkdir()
+    bad, good = StubTask(tmp_path / "bad"), StubTask(tmp_path / "good")
+
+    def answer(task: StubTask) -> Message:
+        if task is bad:
+            raise ValueError("MRN-CANARY")
+        return reply_to(task)
+
+    serve(answer, bad, good)
+    assert list(bad.answers()) == ["worker-died"]
+    assert list(good.answers()) == ["answered"]
+
+
+def test_work_ends_at_the_deadline_and_says_so(tmp_path: Path) -> None:
+    task = StubTask(tmp_path, ttl=0.3)
+    began = time.monotonic()
+    serve(lambda _: time.sleep(60) or reply_to(task), task)  # type: ignore[func-returns-value]
+    assert time.monotonic() - began < 20
+    assert task.answers() == {"expired": os.getpid()}
+
+
+def test_work_that_hears_no_alarm_is_killed_after_the_deadline(tmp_path: Path) -> None:
+    task = StubTask(tmp_path, ttl=0.3)
+
+    def deaf(_: StubTask) -> Message:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
+        return reply_to(task)
+
+    began = time.monotonic()
+    serve(deaf, task)
+    assert time.monotonic() - began < 20
+    assert task.answers() == {"expired": os.getpid()}
+
+
+def test_work_that_nobody_wants_any_more_is_ended_without_an_answer(tmp_path: Path) -> None:
+    task = StubTask(tmp_path, wanted=False)
+    began = time.monotonic()
+    serve(lambda _: time.sleep(60) or reply_to(task), task)  # type: ignore[func-returns-value]
+    assert time.monotonic() - began < 20
+    assert task.answers() == {}
+
+
+def test_a_supernode_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = StubTask(tmp_path)
+    source = Source(task)
+    gone = [ConnectionError("away")]
+
+    def take() -> StubTask | None:
+        if gone:
+            raise gone.pop()
+        return Source.take(source)
+
+    monkeypatch.setattr(source, "take", take)
+    with pytest.raises(KeyboardInterrupt):
+        worker.work(cast(Any, source), cast(Any, reply_to), refuse=refuse)
+    assert list(task.answers()) == ["answered"]
+
+
+def test_training_dies_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    script = f"""
+import os, time
+from pathlib import Path
+from types import SimpleNamespace
+from client import worker
+from common.flower import Task
+metadata = SimpleNamespace(created_at=time.time(), ttl=60.0)
+message = SimpleNamespace(metadata=metadata)
+task = SimpleNamespace(message=message, is_wanted=lambda: True, answer=lambda reply: None)
+def answer(task):
+    draft = Path({str(tmp_path)!r}, "draft")
+    draft.write_text(str(os.getpid()))
+    draft.rename(Path({str(tmp_path)!r}, "child"))
+    time.sleep(60)
+worker.work(SimpleNamespace(take=lambda: task), answer, refuse=None)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    try:
+        wait_until(lambda: (tmp_path / "child").is_file())
+    finally:
+        process.kill()
+        process.wait()
+    child = int((tmp_path / "child").read_text())
+    wait_until(lambda: not alive(child))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(holds: Callable[[], bool], *, at_most_s: float = 60.0) -> None:
+    end = time.monotonic() + at_most_s
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
