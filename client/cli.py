@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from client.trust import Trust
 
 FOLDER = click.Path(path_type=Path)
+MARKS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
 STATES = {"well": "green", "not connected": "yellow", "stopped": "red"}
 
 
@@ -167,6 +168,169 @@ def status(site_option: Path | None, as_json: bool) -> None:
         for line in standing.lines(found):
             click.echo(line)
     if found.state != "well":
+        raise click.exceptions.Exit(1)
+
+
+@site.command()
+@at_site
+@click.option("--quick", is_flag=True, help="Leave out what reads scans: data, patients, training step.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list for machines.")
+def check(site_option: Path | None, quick: bool, as_json: bool) -> None:
+    """Look at everything this site needs; each line is PASS, WARN or FAIL, and how to mend it.
+
+    Nothing is changed, but the hub's authority is believed if it is met for the first time. No check waits
+    for the network longer than seconds; the data folder is read whole, which --quick leaves out.
+
+    Ends with status 0 if nothing fails; 1 if something does; 2 if site.toml cannot be read.
+    """
+    from dataclasses import asdict
+
+    from client.doctor.subject import subject
+    from client.doctor.table import examine
+    from client.join import find_site
+
+    levels, rows = set(), []
+    for found in examine(subject(find_site(site_option)), quick=quick):
+        levels.add(found.level)
+        if as_json:
+            rows.append(asdict(found))
+            continue
+        click.echo(f"{click.style(found.level, fg=MARKS[found.level])}  {found.code:<14} {found.text}")
+        if found.mend:
+            click.echo(f"{'':<6}{'':<14} -> {found.mend}")
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    if "FAIL" in levels:
+        raise click.exceptions.Exit(1)
+
+
+@site.command()
+@at_site
+@click.argument("plan")
+@click.option("--yes", is_flag=True, help="Approve without asking; read what is shown all the same.")
+def approve(site_option: Path | None, plan: str, yes: bool) -> None:
+    """Show in plain words what PLAN does and sends, ask, and record the answer.
+
+    PLAN is the coordinator's TOML file, or the name of a shipped plan. What is approved is this very plan, by
+    its hash: change a letter of its meaning, and it is another one.
+
+    Ends with status 0 if it is approved; 1 if you said no; 2 if it is no valid plan.
+    """
+    from client import approval
+    from client.join import find_site
+    from client.site import open_site
+    from common.plan import load
+
+    opened, wanted = open_site(find_site(site_option)), load(plan)
+    click.echo(approval.words(wanted, opened))
+    for excess in approval.refused_now(wanted, opened):
+        click.echo(f"{click.style('REFUSED ANYWAY', fg='red')} [{excess.code}]: {excess.words}", err=True)
+    if not yes and not click.confirm("May this plan run here?"):
+        click.echo("not approved; nothing was recorded")
+        raise click.exceptions.Exit(1)
+    given = approval.approve(opened, wanted)
+    click.echo(
+        f"approved: {given.plan} {given.sha256}. Take it back: fedglia site revoke-approval {given.plan}"
+    )
+
+
+@site.command("revoke-approval")
+@at_site
+@click.argument("plan", metavar="PLAN|HASH")
+def revoke_approval(site_option: Path | None, plan: str) -> None:
+    """Take approvals back, by a plan's name or the first digits of a hash; holds from the next message on.
+
+    Ends with status 0; 2 if nothing approved here is called so.
+    """
+    from client import approval
+    from client.join import find_site
+    from client.site import open_site
+
+    for gone in approval.revoke(open_site(find_site(site_option)), plan):
+        click.echo(f"no longer approved: {gone.plan} {gone.sha256}")
+
+
+@site.command()
+@at_site
+@click.argument("patient")
+@click.option("--gone", is_flag=True, help="The scans have left the data folder already.")
+def withdraw(site_option: Path | None, patient: str, gone: bool) -> None:
+    """Never use PATIENT again, from the next message on, and remove what was prepared of the scans.
+
+    The scans themselves are not touched. What finished rounds learned from them stays in their models.
+
+    Ends with status 0, also for one who withdrew before; 2 if no such patient is known.
+    """
+    from client.join import find_site
+    from client.site import open_site
+    from client.withdrawal import withdraw as take_out
+
+    done = take_out(open_site(find_site(site_option)), patient, gone=gone)
+    click.echo(
+        f"{patient} {'is' if done.new else 'was'} withdrawn; {done.cases} case(s) in the data folder stay "
+        f"untouched\nremoved: {done.prepared} prepared case(s), everybody's (the others are prepared again when "
+        f"needed), and {done.predictions} label map(s)"
+    )
+
+
+@site.command()
+@at_site
+@click.argument("release", type=FOLDER)
+def receive(site_option: Path | None, release: Path) -> None:
+    """Take a release in: RELEASE is a folder that `fedglia release export` wrote. A damaged one is refused.
+
+    Ends with status 0; 2 if it is none, or was changed.
+    """
+    from client import receiving
+    from client.join import find_site
+    from client.site import open_site
+
+    opened = open_site(find_site(site_option))
+    for line in receiving.words(opened, receiving.receive(opened, release)):
+        click.echo(line)
+
+
+@site.group()
+def ledger() -> None:
+    """What left this building, reply by reply: show it, and check that nobody changed the record."""
+
+
+@ledger.command("show")
+@at_site
+@click.option("--run", help="Each reply of one run, in place of the sums of all.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list for machines.")
+def ledger_show(site_option: Path | None, run: str | None, as_json: bool) -> None:
+    """Print what each run was sent, or with --run each reply: what it held, how long it was, its SHA-256."""
+    from client import accounts
+    from client.join import find_site
+
+    rows = accounts.replies(find_site(site_option), run) if run else accounts.runs(find_site(site_option))
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    for row in [] if as_json else rows:
+        click.echo(accounts.line(row))
+    if not rows:
+        click.echo("nothing has left yet", err=True)
+
+
+@ledger.command("verify")
+@at_site
+@click.option("--expected", metavar="HASH", help="A hash that was noted elsewhere; some line must have it.")
+def ledger_verify(site_option: Path | None, expected: str | None) -> None:
+    """Check that both records are as they were written: egress.jsonl and audit.jsonl.
+
+    Ends with status 0 if they are; 1 if one was changed, and says at which line.
+    """
+    from client import audit, chain, egress
+    from client.join import find_site
+
+    folder, whole = find_site(site_option), True
+    for file in (egress.FILE, audit.FILE):
+        found = chain.verify(folder / file, expected=expected if file == egress.FILE else None)
+        whole = whole and found.bad_line is None
+        mark = "PASS" if found.bad_line is None else "FAIL"
+        click.echo(f"{click.style(mark, fg=MARKS[mark])}  {file}: {found.words}; head {found.head.hash}")
+    if not whole:
         raise click.exceptions.Exit(1)
 
 

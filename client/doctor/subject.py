@@ -1,0 +1,81 @@
+"""What the checks look at: a site, opened, and one conversation with its hub, held when it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from client.doctor.contact import TIMEOUT_S, Contact, Proxy, ask, proxy_for, resolve
+from client.join import split_address
+from client.site import Site, open_site
+from client.trust import CA_FILE, trust
+from common.errors import FedGliaError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A site whose site.toml can be read."""
+
+    site: Site
+    timeout_s: float = TIMEOUT_S
+
+    @property
+    def folder(self) -> Path:
+        """The site's."""
+        return self.site.folder
+
+    @cached_property
+    def host(self) -> str:
+        """Of the hub.
+
+        Raises:
+            InputError: site.toml's address is none.
+        """
+        return split_address(self.site.hub)[0]
+
+    @property
+    def proxy(self) -> Proxy | None:
+        """On the way to the hub, as this process's environment says.
+
+        Raises:
+            ValueError: its address is none.
+        """
+        return proxy_for(self.host)
+
+    @cached_property
+    def unresolved(self) -> OSError | None:
+        """Why the first host on the way, the proxy's or the hub's, cannot be found; None where it can."""
+        try:
+            resolve(self.proxy.host if self.proxy else self.host, timeout_s=self.timeout_s)
+        except OSError as error:
+            return error
+        return None
+
+    @cached_property
+    def trusted(self) -> str | FedGliaError:
+        """How the hub's authority came to be believed, which a check tries too; or why none is."""
+        try:
+            return trust(self.folder, self.site.hub, timeout_s=self.timeout_s).how
+        except FedGliaError as error:
+            return error
+
+    @cached_property
+    def contact(self) -> Contact | None:
+        """The conversation with the hub; None where there is no way to begin one."""
+        try:
+            lost = self.unresolved is not None
+        except (FedGliaError, ValueError):
+            return None
+        if lost or isinstance(self.trusted, FedGliaError):
+            return None
+        return ask(self.site.hub, self.folder / CA_FILE, timeout_s=self.timeout_s)
+
+
+def subject(folder: Path) -> Subject:
+    """The site in a folder, to be looked at.
+
+    Raises:
+        SiteError: site.toml cannot be read.
+    """
+    return Subject(open_site(folder))
