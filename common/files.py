@@ -43,7 +43,7 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         draft.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise RunError(
             f"{path.name}: cannot be written ({error.strerror}); the previous file, if any, is untouched: "
@@ -86,7 +86,7 @@ def append_line(path: Path, line: Mapping[str, object], *, durable: bool = False
             if durable:
                 os.fsync(handle.fileno())
         if durable and end == 0:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         raise RunError(
             f"{path.name}: cannot be written ({error.strerror}); make room", code="disk"
@@ -106,6 +106,19 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             if not raw.endswith(b"\n"):
                 return
             yield _parse_line(path, number, raw)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk.
+
+    Raises:
+        OSError: the folder cannot be read, or the disk fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _parse_line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
@@ -129,11 +142,3 @@ def _cut_torn_tail(descriptor: int) -> int:
     if stop < end:
         os.ftruncate(descriptor, stop)
     return stop
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -170,6 +170,40 @@ def hub_renew(folder: Path | None) -> None:
     click.echo(f"a new certificate for {found.host}, {when}; it holds until {until}")
 
 
+@hub.command("backup")
+@click.argument("file", metavar="FILE", type=FILE)
+@_at_hub
+@click.option(
+    "--with-runs", is_flag=True, help="Also checkpoints, with which an unfinished run can be resumed."
+)
+def hub_backup(file: Path, folder: Path | None, with_runs: bool) -> None:
+    """Write keys, admissions and what the runs gave to FILE (tar.gz); the hub may run meanwhile.
+
+    Whoever holds FILE can be the hub: keep it where you keep keys. Exit status: 0 it was written and read
+    back; 1 the disk is full or fails; 2 FILE exists.
+    """
+    from server.hub.backup import back_up
+    from server.hub.folder import find_hub
+
+    count = back_up(find_hub(folder), file, with_runs=with_runs)
+    click.echo(f"{file}: {count} files, {file.stat().st_size / 1e6:.1f} MB, read back and the same")
+
+
+@hub.command("restore")
+@click.argument("file", metavar="FILE", type=FILE)
+@click.argument("folder", metavar="DIR", type=FOLDER)
+def hub_restore(file: Path, folder: Path) -> None:
+    """Make the hub of a backup FILE again, in the new folder DIR. Admitted sites come back by themselves.
+
+    Exit status: 0 it was restored whole; 1 the disk is full; 2 DIR is not empty, or FILE is no sound backup.
+    """
+    from server.hub.backup import restore
+
+    made = restore(file, folder)
+    click.echo(f"restored to {made.folder}; sites dial {made.address}, which must lead to this machine")
+    click.echo(f"next: fedglia hub start --hub {folder}")
+
+
 def _say(warnings: Sequence[str]) -> None:
     for line in warnings:
         click.echo(f"note: {line}", err=True)

@@ -145,13 +145,14 @@ def _environment(hub: Hub) -> dict[str, str]:
 
 
 def _answer(words: tuple[str, ...], done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    said = f"flwr {' '.join(words[:2])}"
+    said = f"flwr {words[0]}"
     try:
         answer = json.loads(done.stdout)
     except ValueError:
         detail = (done.stderr or done.stdout).strip().splitlines()
         raise RunError(f"{said}: {detail[-1] if detail else 'no answer'}", code="flower") from None
     if not isinstance(answer, dict) or not answer.get("success"):
-        reason = answer.get("error-message") if isinstance(answer, dict) else None
-        raise RunError(f"{said}: {reason or 'refused without a reason'}", code="flower")
+        reason = str(answer.get("error-message", "")) if isinstance(answer, dict) else ""
+        lines = [line for line in reason.splitlines() if line.strip()]  # what was printed before is in it too
+        raise RunError(f"{said}: {lines[-1] if lines else 'refused without a reason'}", code="flower")
     return answer
