@@ -267,9 +267,11 @@ def withdraw(site_option: Path | None, patient: str, gone: bool) -> None:
 
     done = take_out(open_site(find_site(site_option)), patient, gone=gone)
     click.echo(
-        f"{patient} {'is' if done.new else 'was'} withdrawn; {done.cases} case(s) in the data folder stay "
-        f"untouched\nremoved: {done.prepared} prepared case(s), everybody's (the others are prepared again when "
-        f"needed), and {done.predictions} label map(s)"
+        f"{patient} {'is' if done.new else 'was'} withdrawn; {done.cases} case(s) stay in the data folder"
+    )
+    click.echo(
+        f"removed: {done.prepared} prepared case(s) of everybody (the rest is prepared again when needed), "
+        f"and {done.predictions} label map(s)"
     )
 
 
