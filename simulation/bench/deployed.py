@@ -84,13 +84,20 @@ def _idle_site(out: Path, hub: HubMachine, name: str, plan: Path) -> Iterator[Pa
     data.mkdir()
     site = SiteMachine(out / name, name=name, data=data)
     site.join(hub, plan)
-    site.do("site", "start", "--only", "node")
+    node = (
+        _command("fedglia"),
+        "site",
+        "start",
+        "--foreground",
+        "--only",
+        "node",
+        "--site",
+        str(site.folder),
+    )
     worker = (sys.executable, "-m", "simulation.bench.idle_site", str(site.folder), str(plan))
-    try:
-        with _process(out / f"{name}.log", worker, {**os.environ, **QUIET}):
-            yield site.folder
-    finally:
-        site.do("site", "stop", status=None)
+    quiet = {**os.environ, **QUIET}
+    with _process(out / f"{name}-node.log", node, quiet), _process(out / f"{name}.log", worker, quiet):
+        yield site.folder
 
 
 def _parts(events: list[dict[str, Any]], sites: list[list[dict[str, Any]]]) -> dict[str, float]:
@@ -157,6 +164,10 @@ def _process(log: Path, command: tuple[str, ...], environment: Mapping[str, str]
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _command(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
 
 
 def _path() -> str:
