@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: setup demo test check lint types contracts bench format clean
+.PHONY: setup demo test check lint types contracts bench wheelhouse format clean
 
 setup: .venv/.developer
 
@@ -41,9 +41,15 @@ check: lint types contracts test
 bench: .venv/.user
 	$(BIN)/python -m simulation.bench
 
+# Every package of constraints.txt that a hub or a site needs, as files: for machines that reach no index.
+wheelhouse: .venv/.user
+	rm -rf build wheelhouse
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check -c constraints.txt -w wheelhouse .
+	cd wheelhouse && sha256sum -- *.whl > SHA256SUMS
+
 format: .venv/.developer
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf runs .venv build *.egg-info
+	rm -rf runs .venv build wheelhouse *.egg-info

@@ -221,7 +221,10 @@ def test_shipped_models_are_small() -> None:
 
 # Pages
 
-PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/*.md", "docs/decisions/*.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+    *("docs/*.md", "docs/decisions/*.md", "deploy/*.md"),
+)
 
 
 def commands_in(text: str) -> Iterator[list[str]]:
@@ -279,7 +282,7 @@ def test_every_link_on_a_page_leads_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_of_the_house_on_a_page_exists(page: str) -> None:
     for path, text in texts(page):
-        for named in re.findall(rf"`((?:{'|'.join(ROOMS)}|docs|tests)/[\w./-]+)`", text):
+        for named in re.findall(rf"`((?:{'|'.join(ROOMS)}|deploy|docs|tests)/[\w./-]+)`", text):
             assert (ROOT / named).exists(), f"{path}: {named}"
 
 
