@@ -38,6 +38,7 @@ _KEYS: Mapping[str, type] = {
     "data": str,
     "degrade": str,
     "withdrawn": list,
+    "worker": str,
     "hub": dict,
     "policy": dict,
 }
@@ -52,6 +53,7 @@ class Site:
         degrade: the degradation that its scans are read with; None: as they are.
         policy: what this hospital allows; None for a site that is simulated.
         withdrawn: patients that are never used.
+        worker: `fork` or `resident`, see `client.worker`.
         hub: HOST:PORT of the hub; empty for a site that is simulated.
         runtime_port: on 127.0.0.1, between this site's own two processes; 0 for a site that is simulated.
     """
@@ -62,6 +64,7 @@ class Site:
     degrade: str | None = None
     policy: Policy | None = None
     withdrawn: frozenset[str] = frozenset()
+    worker: str = "fork"
     hub: str = ""
     runtime_port: int = 0
 
@@ -147,6 +150,8 @@ def site_of(words: Mapping[str, Any], folder: Path) -> Site:
     withdrawn = words.get("withdrawn", [])
     if not all(isinstance(patient, str) for patient in withdrawn):
         raise SiteError(f"{folder.name}: site.toml, withdrawn: write patients in quotes")
+    if words.get("worker", "fork") not in ("fork", "resident"):
+        raise SiteError(f"{folder.name}: site.toml, 'worker' must be 'fork' or 'resident'")
     deployed = "hub" in words or "policy" in words
     return Site(
         name=words["name"],
@@ -155,6 +160,7 @@ def site_of(words: Mapping[str, Any], folder: Path) -> Site:
         degrade=words.get("degrade"),
         policy=parse_policy(words.get("policy", {})) if deployed else None,
         withdrawn=frozenset(withdrawn),
+        worker=words.get("worker", "fork"),
         hub=hub.get("address", ""),
         runtime_port=hub.get("runtime_port", 0),
     )

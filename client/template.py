@@ -25,6 +25,10 @@ data = {data}
 # Patients who withdrew: never used again. Add one with `fedglia site withdraw PATIENT`.
 withdrawn = []
 
+# How a message is worked on: "fork", in a process of its own, or "resident", in the worker itself, which
+# spares each message the start of a GPU.
+# worker = "fork"
+
 [hub]
 # The only address on the network that this site speaks to, as HOST:PORT; the site dials, nobody dials in.
 # Through a proxy: set https_proxy for the user that runs `fedglia site start`.

@@ -193,8 +193,9 @@ def main(folder: Path) -> None:
     def refuse(task: Task, code: str) -> Message:
         return guard.refuse(folder, task.message, RunError(GIVEN_UP[code], code=code), by="worker")
 
-    source = TaskSource(f"127.0.0.1:{open_site(folder).runtime_port}", (folder / "secret").read_bytes())
-    work(source, answer, refuse=refuse)
+    site = open_site(folder)
+    source = TaskSource(f"127.0.0.1:{site.runtime_port}", (folder / "secret").read_bytes())
+    work(source, answer, refuse=refuse, resident=site.worker == "resident")
 
 
 if __name__ == "__main__":
