@@ -15,6 +15,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import select
 import signal
 import sys
@@ -27,8 +28,9 @@ from flwr.app import Message
 
 from client import guard
 from client.app import app
+from client.policy import Policy
 from client.site import open_site
-from common.errors import RunError
+from common.errors import FedGliaError, RunError
 from common.flower import Task, TaskSource, quicken
 
 Answer = Callable[[Task], Message]
@@ -181,6 +183,13 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+def limit_memory(most_bytes: int) -> None:
+    """Let this process take no more memory than that; what it asks for beyond fails at once."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
 def main(folder: Path) -> None:
     """Serve the site in `folder`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -188,6 +197,9 @@ def main(folder: Path) -> None:
 
     def answer(task: Task) -> Message:
         came_with = (task.bundle, task.bundle_hash)
+        with contextlib.suppress(FedGliaError):  # the guard refuses where site.toml cannot be read
+            policy = open_site(folder).policy
+            limit_memory((policy or Policy()).memory_bytes)
         return guard.answer(folder, task.message, task.context, app, bundle=came_with)
 
     def refuse(task: Task, code: str) -> Message:

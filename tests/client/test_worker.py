@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -192,6 +193,21 @@ worker.work(SimpleNamespace(take=lambda: task), answer, refuse=None)
         process.wait()
     child = int((tmp_path / "child").read_text())
     wait_until(lambda: not alive(child))
+
+
+def test_memory_beyond_the_policy_fails_in_that_message_alone(tmp_path: Path) -> None:
+    task = StubTask(tmp_path)
+
+    def greedy(_: StubTask) -> Message:
+        worker.limit_memory(3 * 10**9)
+        with pytest.raises(MemoryError):
+            bytearray(4 * 10**9)
+        return reply_to(task)
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    serve(greedy, task)
+    assert list(task.answers()) == ["answered"]
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def alive(pid: int) -> bool:
