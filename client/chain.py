@@ -152,7 +152,7 @@ def _complaint(raw: bytes, before: Head) -> str:
     line = _parsed(raw)
     if line is None:
         return "is damaged"
-    if line["hash"] != _hash(line):
+    if line["hash"] != _hash(line) or raw != canonical(line) + b"\n":
         return "was changed after it was written"
     if line["n"] != before.lines + 1 or line["before"] != before.hash:
         return "does not follow the line before: lines were taken out, put in or moved"

@@ -118,7 +118,7 @@ def refuse(site: Site | Path, message: Message, error: Exception, *, by: str = "
     refused = error.refused if isinstance(error, _Noted) else refusal.refuse(folder, error)
     told = _told(message)
     if not isinstance(error, _Noted):
-        own = by == "guard" and isinstance(error, FedGliaError)
+        own = by != "site" and isinstance(error, FedGliaError)
         _note(folder, refused, {**told, "by": by, "words": str(error) if own else "see site.log"})
     _record_refusal(folder, {**told, **egress.describe(refused.content)})
     return Message(refused.content, reply_to=message)
