@@ -174,6 +174,7 @@ def _complaint_of_end(path: Path, last: Head) -> str:
 def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(raw)
+        canonical(line)  # no NaN and no infinity, which we never write and could not hash
     except (ValueError, RecursionError):
         return None
     kinds = {"n": int, "before": str, "hash": str}

@@ -1,4 +1,4 @@
-"""A record that shows when it was changed: the ways of changing it that can be shown, and those that cannot."""
+"""A record that shows when it was changed: the ways that can be shown, and those that cannot."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import signal
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.serde import message_to_proto
@@ -424,6 +426,35 @@ class TestSumsOverARun:
         (site.folder / "state" / RUN / "spent.json").write_text('{"steps": -5}')
 
         assert_refused(site, site.message(), "ledger")
+
+
+@pytest.mark.slow
+def test_a_site_killed_anywhere_never_forgets_what_it_sent(site: Hospital, rng: np.random.Generator) -> None:
+    """What left has its line, the record is whole, and the run's sums are never less than its lines say."""
+    left, free = os.pipe()
+    for _ in range(25):
+        child = os.fork()
+        if child == 0:
+            try:
+                while True:
+                    site.ask(site.message())
+                    os.write(free, b".")  # it left
+            finally:
+                os._exit(1)
+        time.sleep(float(rng.uniform(0.01, 0.3)))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    os.close(free)
+    answers = len(os.read(left, 1 << 16))
+    lines = site.egress()
+    sums = spent(site.folder / "state" / RUN)
+
+    assert answers > 25
+    assert answers <= len(lines) <= answers + 25
+    assert egress.verify(site.folder).bad_line is None
+    assert sums is not None
+    assert sums.steps >= 2 * len(lines)
+    assert sums.bytes_up >= sum(line["bytes"] for line in lines)
 
 
 class TestItNeverRaises:
