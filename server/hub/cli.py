@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -52,7 +53,7 @@ def hub_init(folder: Path, address: str) -> None:
         click.echo("this address reaches this machine only; for others make it with --address HOST:PORT")
     click.echo("authority, for sites to compare when they join (SHA-256):")
     click.echo(f"  {fingerprint((made.pki / 'ca.crt').read_bytes())}")
-    click.echo(f"next: fedglia hub start --hub {folder}")
+    click.echo(f"next: fedglia hub start --hub {quote(str(folder))}")
 
 
 @hub.command("start")
@@ -72,14 +73,13 @@ def hub_start(folder: Path | None, foreground: bool) -> None:
         running.run_in_foreground(found)
         return
     _say(running.start(found))
+    here = quote(str(found.folder))
     names = [name for name, entry in admissions.load(found).items() if entry.revoked_at is None]
     click.echo(f"the hub answers at {found.address}; admitted: {', '.join(names) or 'nobody yet'}")
     if not names:
-        click.echo(
-            f"next: ask each site for its join file, then: fedglia hub admit FILE --hub {folder or '.'}"
-        )
+        click.echo(f"next: ask each site for its join file, then: fedglia hub admit FILE --hub {here}")
     else:
-        click.echo(f"next: fedglia hub status --hub {found.folder}, then: fedglia rounds start PLAN")
+        click.echo(f"next: fedglia hub status --hub {here}, then: fedglia rounds start PLAN")
 
 
 @hub.command("stop")
@@ -201,7 +201,7 @@ def hub_restore(file: Path, folder: Path) -> None:
 
     made = restore(file, folder)
     click.echo(f"restored to {made.folder}; sites dial {made.address}, which must lead to this machine")
-    click.echo(f"next: fedglia hub start --hub {folder}")
+    click.echo(f"next: fedglia hub start --hub {quote(str(folder))}")
 
 
 def _say(warnings: Sequence[str]) -> None:

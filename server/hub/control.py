@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from common.errors import RunError
@@ -48,8 +49,7 @@ def list_runs(hub: Hub) -> list[dict[str, Any]]:
         RunError: the hub is not running.
     """
     runs = _flwr(hub, "ls", "hub").get("runs", [])
-    assert isinstance(runs, list)
-    return runs
+    return sorted(runs, key=lambda run: str(run["pending-at"]), reverse=True)
 
 
 def nodes(hub: Hub) -> dict[int, str]:
@@ -118,7 +118,8 @@ def _flwr(hub: Hub, *words: str) -> dict[str, Any]:
     """Run one `flwr` command and read its JSON."""
     if not is_up(hub):
         raise RunError(
-            f"the hub is not running; start it: fedglia hub start --hub {hub.folder}", code="hub-down"
+            f"the hub is not running; start it: fedglia hub start --hub {quote(str(hub.folder))}",
+            code="hub-down",
         )
     asked = [str(programs() / "flwr"), *words, "--format", "json"]
     try:

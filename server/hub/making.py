@@ -6,6 +6,7 @@ import secrets
 import shutil
 import socket
 from pathlib import Path
+from shlex import quote
 
 import tomli_w
 
@@ -17,7 +18,6 @@ from server.hub import edge
 from server.hub.admissions import admitted_keys
 from server.hub.folder import Hub, open_hub, split_address
 
-DEFAULT_ADDRESS = "localhost:8443"
 LINK_DAYS = certificates.AUTHORITY_DAYS
 """The link's certificate is seen on loopback only, and nobody would think of renewing it."""
 _PORTS_APART = 20_000
@@ -80,7 +80,9 @@ def check_empty(folder: Path) -> None:
         InputError: it does, or it is a file.
     """
     if (folder / "hub.toml").exists():
-        raise InputError(f"{folder.name}: is a hub already; start it: fedglia hub start --hub {folder}")
+        raise InputError(
+            f"{folder.name}: is a hub already; start it: fedglia hub start --hub {quote(str(folder))}"
+        )
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder.name}: is not empty; name a new folder")
     if folder.exists() and not folder.is_dir():
@@ -150,8 +152,11 @@ def busy_ports(hub: Hub) -> list[str]:
             except PermissionError:
                 found.append(
                     f"port {port} ({name}): only root may listen below 1024; take one above, such as 8443, "
-                    "or give the service CAP_NET_BIND_SERVICE"
+                    "in hub.toml, or give the service CAP_NET_BIND_SERVICE"
                 )
             except OSError as error:
-                found.append(f"port {port} ({name}) on {where}: {str(error.strerror).lower()}")
+                found.append(
+                    f"port {port} ({name}) on {where}: {str(error.strerror).lower()}; end what listens there "
+                    "(ss -ltnp shows it), or change the port in hub.toml"
+                )
     return found

@@ -52,9 +52,7 @@ def prepare(hub: Hub) -> list[str]:
     said += expiring
     busy = making.busy_ports(hub)
     if busy:
-        raise InputError(
-            "; ".join(busy) + "; end what listens there (ss -ltnp shows it), or change [ports] in hub.toml"
-        )
+        raise InputError("; ".join(busy))
     making.write_derived(hub)
     (hub.folder / "logs").mkdir(mode=0o700, exist_ok=True)
     edge.check_configuration(hub.folder / "edge")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from common import certificates, processes
@@ -32,7 +33,7 @@ def standing(hub: Hub) -> dict[str, Any]:
     unreachable = (
         running.health_problem(hub)
         if services
-        else f"the hub is stopped: fedglia hub start --hub {hub.folder}"
+        else f"the hub is stopped: fedglia hub start --hub {quote(str(hub.folder))}"
     )
     if unreachable is not None:
         problems.append(unreachable)
@@ -52,15 +53,16 @@ def standing(hub: Hub) -> dict[str, Any]:
         },
         "certificate": {"expires": certificates.expiry(hub.pki / "edge.crt").isoformat()},
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
-        "sites": _sites(hub),
+        "sites": _sites(hub, reachable=unreachable is None),
         "runs": [_run(path) for path in sorted(hub.runs_folder.glob("*/"), key=_age)],
     }
 
 
-def _sites(hub: Hub) -> dict[str, Any]:
+def _sites(hub: Hub, *, reachable: bool) -> dict[str, Any]:
     statuses: dict[int, str] | None = None
-    with contextlib.suppress(FedGliaError):
-        statuses = control.nodes(hub)
+    if reachable:
+        with contextlib.suppress(FedGliaError):
+            statuses = control.nodes(hub)
     return {
         name: {
             "state": _state(entry, statuses),
