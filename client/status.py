@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +16,24 @@ from client import audit
 from client.node import LAST_POLL
 from client.services import NAMES
 from client.site import Site, open_site
+from client.spending import FILE as SPENT
+from client.spending import spent
 from common import processes
+from common.errors import RunError
 
-FRESH_S = 30.0
+FRESH_S = 15.0
 """A node looks every 0.25 to 3 s, and while it is busy; one that was not heard for so long is cut off."""
+KNOWN = (
+    ("code: 2004", "the hub does not let it in: not admitted, or killed less than a minute ago"),
+    ("401", "the hub does not accept its signature: see the clock in `fedglia site check`"),
+    ("CERTIFICATE_VERIFY_FAILED", "the hub's certificate is not believed: see `fedglia site check`"),
+    ("address already in use", "its port is taken: set another runtime_port in site.toml"),
+    ("No space left", "the disk is full"),
+    ("MemoryError", "there is not memory enough"),
+)
+"""What a process's log says when it ends, and what that means here."""
+_TELLS = re.compile(r"error|exit code|exception|killed", re.IGNORECASE)
+_LINES = 60
 SHOWN = 5
 
 
@@ -31,6 +46,7 @@ class Standing:
             half a minute; `stopped`: it does not run.
         heard_s: seconds since the hub last answered; None: never.
         services: name -> pid, start, restarts and last exit of each process; empty where none is supervised.
+        at_work: run, plan and rounds so far of the message that is worked on; None where none is.
         approved: plans that may run, by name and hash.
         refused: the last refusals, the newest first.
         disk_free_gb: in the site folder.
@@ -41,6 +57,7 @@ class Standing:
     hub: str
     heard_s: float | None
     services: dict[str, dict[str, Any]]
+    at_work: dict[str, Any] | None
     approved: list[dict[str, str]]
     refused: list[dict[str, Any]]
     withdrawn: int
@@ -66,6 +83,7 @@ def look(folder: Path) -> Standing:
         hub=site.hub,
         heard_s=None if heard is None else round(heard, 1),
         services=found,
+        at_work=at_work(site, found),
         approved=_approved(site),
         refused=audit.refusals(folder, last=SHOWN),
         withdrawn=len(site.withdrawn),
@@ -79,6 +97,12 @@ def lines(found: Standing) -> Iterator[str]:
     yield f"site        {found.site}, hub {found.hub}: {heard}"
     for name in NAMES:
         yield f"{name:<11} {_service_words(found.services.get(name), heard_s=found.heard_s)}"
+    if found.at_work:
+        run = found.at_work
+        yield (
+            f"at work     run {run['run'][:12]}, plan {run['plan']}, round {run['round']}, "
+            f"{spoken(run['seconds'])} of work and {run['bytes_up']:,} bytes sent so far"
+        )
     approved = ", ".join(f"{plan['plan']} ({plan['sha256'][:12]})" for plan in found.approved)
     yield f"approved    {approved or 'no plan yet: fedglia site approve PLAN'}"
     if found.withdrawn:
@@ -97,6 +121,38 @@ def heard_s(folder: Path) -> float | None:
         return max(time.time() - float(told["time"]), 0.0) if told["ok"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def at_work(site: Site, services: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the worker works on: it forks for each message, and the run's account was written before."""
+    worker = services.get("worker", {}).get("pid")
+    if not worker or not _has_children(worker):
+        return None
+    accounts = sorted((site.folder / "state").glob(f"*/{SPENT}"), key=lambda path: path.stat().st_mtime)
+    try:
+        sums = spent(accounts[-1].parent) if accounts else None
+    except RunError:
+        sums = None
+    if sums is None:
+        return None
+    names = {plan.sha256: plan.plan for plan in (site.policy.approved if site.policy else ())}
+    return {
+        "run": accounts[-1].parent.name,
+        "plan": names.get(sums.plan, sums.plan[:12]),
+        "round": max(sums.rounds, default=0),
+        "seconds": round(sums.seconds, 1),
+        "bytes_up": sums.bytes_up,
+    }
+
+
+def why(folder: Path, name: str) -> str:
+    """What a process said last that tells why it ended, in our words where we know them."""
+    lines = processes.tail(folder, name, _LINES).splitlines()
+    known = [words for line in lines for mark, words in KNOWN if mark in line]
+    if known:
+        return known[-1]
+    telling = [line for line in lines if _TELLS.search(line)] or lines
+    return telling[-1].strip()[:200] if telling else "it said nothing"
 
 
 def spoken(seconds: float) -> str:
@@ -122,6 +178,13 @@ def _state(
     if fresh and (runs or not services):  # no supervisor: containers or units run the two processes
         return "well"
     return "not connected" if services else "stopped"
+
+
+def _has_children(pid: int) -> bool:
+    try:
+        return any(path.read_text().strip() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    except OSError:
+        return False
 
 
 def _service_words(state: dict[str, Any] | None, *, heard_s: float | None) -> str:

@@ -22,7 +22,7 @@ AGAIN = "install again: python -m pip install -c constraints.txt -e ."
 
 def check_python(subject: Subject) -> Iterator[Said]:
     """Is this a Python that FedGlia runs on?"""
-    words = f"Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    words = "Python {}.{}.{}".format(*sys.version_info)
     if OLDEST <= sys.version_info[:2] < TOO_NEW:
         yield passed(words)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -140,10 +141,15 @@ def check_versions(subject: Subject) -> Iterator[Said]:
             "the hub starts runs with another bundle than this version accepts: every run would be refused",
             upgrade,
         )
-    own = {"version": version("fedglia"), "flwr": version("flwr"), "torch": version("torch").split("+")[0]}
+    own = {
+        "version": version("fedglia"),
+        "flwr": version("flwr"),
+        "torch": version("torch").split("+")[0],
+        "python": "{}.{}".format(*sys.version_info),
+    }
     for name, mine in own.items():
         theirs = facts.get(name, mine).split("+")[0]
-        what = "FedGlia" if name == "version" else name
+        what = {"version": "FedGlia", "python": "Python"}.get(name, name)
         if theirs == mine:
             yield passed(f"{what} {mine}, as at the hub")
         elif name == "flwr":

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from client.doctor.findings import Said, failed, passed, warned
 from client.doctor.subject import Subject
 from client.services import NAMES
-from client.status import FRESH_S, heard_s, spoken
-from common.processes import states, tail
+from client.status import FRESH_S, heard_s, spoken, why
+from common.processes import states
 
 RESTLESS = 3
-LINES = 3
 
 
 def check_processes(subject: Subject) -> Iterator[Said]:
@@ -29,15 +28,11 @@ def check_processes(subject: Subject) -> Iterator[Said]:
         return
     for name in NAMES:
         state = found.get(name)
-        last = f"; it said: {tail(folder, name, LINES)}"
+        log = f"see {folder}/logs/{name}.log"
         if state is None or state.pid is None:
-            yield failed(
-                f"the {name} ended and is started again and again{last}", f"see {folder}/logs/{name}.log"
-            )
+            yield failed(f"the {name} ended and is started again and again: {why(folder, name)}", log)
         elif state.restarts >= RESTLESS:
-            yield warned(
-                f"the {name} was started again {state.restarts} times{last}", f"see {folder}/logs/{name}.log"
-            )
+            yield warned(f"the {name} was started again {state.restarts} times: {why(folder, name)}", log)
         else:
             yield passed(f"the {name} runs")
 

@@ -45,11 +45,13 @@ class StubHub:
 
 
 @contextlib.contextmanager
-def serving(pki: Path, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> Iterator[StubHub]:
-    """A stub hub with an authority of its own in `pki`, until the block ends."""
+def serving(
+    pki: Path, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost"), days: int = 100
+) -> Iterator[StubHub]:
+    """A stub hub with an authority of its own in `pki`, until the block ends; its certificate holds `days`."""
     pki.mkdir(parents=True, exist_ok=True)
     certificates.make_authority(pki, "test hub")
-    certificates.issue(pki, "edge", hosts=hosts)
+    certificates.issue(pki, "edge", hosts=hosts, days=days)
     hub = StubHub(pki)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
