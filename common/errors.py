@@ -8,7 +8,8 @@
     │   └── SiteError                   a site that is missing, unknown or badly described
     ├── RunError               exit 1   a run that cannot go on
     │   ├── QuorumError                 too few sites answered in time
-    │   └── LockedError                 another process writes the same run
+    │   ├── LockedError                 another process writes the same run
+    │   └── StoppedError       exit 130 a person stopped the run
     └── RefusedUpdate                   one site's reply that the gate did not let in
 
 A message says what is wrong, where (a site, a case, a key) and what to do. It may be shown to the
@@ -77,6 +78,13 @@ class LockedError(RunError):
     """Another process is writing the same run or site folder."""
 
     code = "locked"
+
+
+class StoppedError(RunError):
+    """A person asked the run to stop; it can be resumed."""
+
+    code = "stopped"
+    exit_status = 130
 
 
 class RefusedUpdate(FedGliaError):  # noqa: N818 - a verdict on one reply, not a failure of the run

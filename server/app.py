@@ -13,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import wire
-from common.errors import FedGliaError, InputError, QuorumError
+from common.errors import FedGliaError, InputError, QuorumError, StoppedError
 from common.flower import quicken
 from common.instruction import Instruction
 from common.learning.finetuning import trainable_names
@@ -21,7 +21,8 @@ from common.models.network import build
 from server import stages
 from server.card import compose_card, lineage_of
 from server.domains import agree, first_discriminator
-from server.exchange import ask
+from server.exchange import Line, ask
+from server.link import Link
 from server.registry import list_releases, make_release
 from server.roster import Roster, greet_newcomers, meet
 from server.rounds import GlobalModel, run_round
@@ -39,6 +40,9 @@ MEET_DEADLINE_S = 120.0
 LATECOMER_DEADLINE_S = 60.0
 """A deployed site starts a process for each message, which alone takes seconds."""
 
+_BY_A_PERSON = (KeyboardInterrupt, SystemExit, StoppedError)
+"""How a run is stopped: Ctrl-C here, a signal to Flower's process, or the run directory's file `stop`."""
+
 app = ServerApp()
 listeners: list[Listener] = []
 """Called with every event of a run in this process; a terminal shows progress this way."""
@@ -54,17 +58,21 @@ def main(grid: Grid, context: Context) -> None:
     with opened(folder, listen=_tell_listeners) as run:
         roster = Roster()
         try:
-            carry_out(grid, run, roster)
-        except KeyboardInterrupt:
+            carry_out(Link(grid) if name else grid, run, roster)
+        except BaseException as error:
+            run.forget_open_round()  # on a full disk this makes room for what follows
+            # Where it does not these fail too, and must not hide why.
             with suppress(FedGliaError):
-                _sum_up(run, roster, "stopped")
+                _sum_up(run, roster, "stopped" if isinstance(error, _BY_A_PERSON) else "failed")
+                _tell_end(run, error)
             raise
-        except Exception as error:
-            # On a full disk these fail too, and must not hide why.
-            with suppress(FedGliaError):
-                _sum_up(run, roster, "failed")
-                run.event("run failed", error=type(error).__name__, detail=str(error))
-            raise
+
+
+def _tell_end(run: Run, error: BaseException) -> None:
+    if isinstance(error, _BY_A_PERSON):
+        run.event("run stopped", by="signal" if isinstance(error, SystemExit) else "person")
+    else:
+        run.event("run failed", error=type(error).__name__, detail=str(error))
 
 
 def _deployed_folder(name: str) -> Path:
@@ -79,7 +87,7 @@ def _deployed_folder(name: str) -> Path:
     return Path(runs) / name
 
 
-def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
+def carry_out(line: Line, run: Run, roster: Roster) -> None:
     """Every step that is not done yet, in order; what was done stays done."""
     start = first_model(run)
     model = _latest(run, start)
@@ -87,26 +95,26 @@ def carry_out(grid: Grid, run: Run, roster: Roster) -> None:
     words = Instruction(run.identity, run.plan.as_toml(), 0, start.digest, start.new_head)
     run.event("run opened", plan=run.plan.sha256, round=model.round_number, of=run.plan.rounds.count)
     _sum_up(run, roster, "running")
-    meet(grid, run, words, roster, deadline_s=min(MEET_DEADLINE_S, run.plan.rounds.deadline_s))
+    meet(line, run, words, roster, deadline_s=min(MEET_DEADLINE_S, run.plan.rounds.deadline_s))
     agree(run, roster)
     model = _with_discriminator(run, model, roster)
-    _hand_out(grid, run, roster, start, words)
+    _hand_out(line, run, roster, start, words)
     first = GlobalModel(dict(start.tensors), model.layout, {}).message(words)
-    stages.run_stage(grid, run, roster, stages.BEFORE, first)
+    stages.run_stage(line, run, roster, stages.BEFORE, first)
     while model.round_number < run.plan.rounds.count:
         if len(roster.nodes) < len(run.plan.sites):
-            greet_newcomers(grid, run, words, roster, deadline_s=LATECOMER_DEADLINE_S)
+            greet_newcomers(line, run, words, roster, deadline_s=LATECOMER_DEADLINE_S)
             agree(run, roster)
-            _hand_out(grid, run, roster, start, words)
-        model = run_round(grid, run, roster, model, words)
+            _hand_out(line, run, roster, start, words)
+        model = run_round(line, run, roster, model, words)
         run.point("last", model.round_number)
         _sum_up(run, roster, "running")
     last = model.message(replace(words, round_number=model.round_number))
-    stages.run_stage(grid, run, roster, stages.BEFORE, first)  # of those who joined later
-    stages.run_stage(grid, run, roster, stages.FEDERATED, last)
-    stages.run_stage(grid, run, roster, stages.ADAPTED, last)
+    stages.run_stage(line, run, roster, stages.BEFORE, first)  # of those who joined later
+    stages.run_stage(line, run, roster, stages.FEDERATED, last)
+    stages.run_stage(line, run, roster, stages.ADAPTED, last)
     if run.plan.evaluation.local_only:
-        stages.run_stage(grid, run, roster, stages.LOCAL_ONLY, first)
+        stages.run_stage(line, run, roster, stages.LOCAL_ONLY, first)
     summary = _sum_up(run, roster, "completed")
     title = _release(run, start, model, summary)
     run.event("run completed", round=model.round_number, release=title)
@@ -130,7 +138,7 @@ def _with_discriminator(run: Run, model: GlobalModel, roster: Roster) -> GlobalM
     return replace(model, server_state={**model.server_state, **fresh})
 
 
-def _hand_out(grid: Grid, run: Run, roster: Roster, start: Start, words: Instruction) -> None:
+def _hand_out(line: Line, run: Run, roster: Roster, start: Start, words: Instruction) -> None:
     """Give the whole first model to the sites that do not have it; from then on only what trains travels.
 
     Who cannot take it is left out, and greeted again before the next round.
@@ -141,7 +149,16 @@ def _hand_out(grid: Grid, run: Run, roster: Roster, start: Start, words: Instruc
     layout = wire.Layout.of(start.tensors)
     content = GlobalModel(dict(start.tensors), layout, {}).message(words)
     lacking = {site: content for site in roster.nodes if not roster.facts[site].get("knows_start")}
-    for answer in ask(grid, roster.nodes, lacking, wire.RECEIVE, deadline_s=run.plan.rounds.deadline_s):
+    answers = ask(
+        line,
+        roster.nodes,
+        lacking,
+        wire.RECEIVE,
+        deadline_s=run.plan.rounds.deadline_s,
+        run=run,
+        enough=lambda: _ready(roster) >= run.plan.rounds.quorum,
+    )
+    for answer in answers:
         if answer.outcome == "answered":
             roster.facts[answer.site]["knows_start"] = True
             run.event("first model received", site=answer.site, bytes=layout.size * 4)
@@ -153,6 +170,10 @@ def _hand_out(grid: Grid, run: Run, roster: Roster, start: Start, words: Instruc
             f"{len(roster.nodes)} site(s) took the first model, the quorum is {run.plan.rounds.quorum}: "
             "see the site.log of the others, and resume the run"
         )
+
+
+def _ready(roster: Roster) -> int:
+    return sum(bool(roster.facts[site].get("knows_start")) for site in roster.nodes)
 
 
 def _tell_listeners(event: Event) -> None:

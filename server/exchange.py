@@ -1,79 +1,83 @@
 """Ask sites and collect what they answer, each as it comes, never longer than a deadline.
 
 Every wait of the hub is this one. A site's answer is content, a refusal (a code and a correlation id,
-never words), a loss (the transport gave the site up) or nothing in time.
+never words), a loss (the transport gave the site up) or nothing in time. Sites in a simulation are asked
+here, one look after the other and always in the same order; deployed ones by `server.courier`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 from flwr.app import Message, RecordDict
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from common import wire
+from server.answers import Answer, no_answer, read
+from server.courier import carry
+from server.link import Link
+from server.run import Run
 
 POLL_S = 0.02
 LONGEST_POLL_S = 2.0
 PATIENCE = 0.005
 """Pause between two looks for answers: this share of the time waited so far, within the bounds above. A look
-costs microseconds in process and a request when deployed."""
+costs microseconds in process."""
 
-_OVERDUE = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
-"""Flower's words for a message or a reply whose time to live is over."""
-
-Outcome = Literal["answered", "refused", "late", "lost"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of one question.
-
-    Attributes:
-        code: why the site refused or was lost; empty where it answered.
-        received_at: `time.monotonic` seconds.
-    """
-
-    site: str
-    outcome: Outcome
-    content: RecordDict | None = None
-    code: str = ""
-    received_at: float = 0.0
+Line: TypeAlias = Grid | Link
+"""How the hub reaches its sites: Flower's grid of a simulation, or a deployed hub's link."""
 
 
 def ask(
-    grid: Grid, nodes: Mapping[str, int], questions: Mapping[str, RecordDict], kind: str, *, deadline_s: float
+    line: Line,
+    nodes: Mapping[str, int],
+    questions: Mapping[str, RecordDict],
+    kind: str,
+    *,
+    deadline_s: float,
+    run: Run | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[Answer]:
     """Send each site its question and yield one answer a site: first come first, the late ones last.
 
     Args:
-        grid: Flower's way to the sites.
+        line: the way to the sites.
         nodes: site name -> node id.
         questions: site name -> content; the sites asked are these.
         kind: message type, one of those in `common.wire`.
         deadline_s: seconds until who has not answered is late; also the messages' time to live.
+        run: is told what becomes of deployed sites meanwhile, and ends the wait when it is to stop.
+        enough: whether the hub can do without the deployed sites that are gone for now.
+
+    Raises:
+        StoppedError: the run is to stop.
     """
+    stop = run.check_stop if run is not None else _go_on
+    if isinstance(line, Link):
+        tell = run.event if run is not None else _say_nothing
+        yield from carry(
+            line, nodes, questions, kind, deadline_s=deadline_s, enough=enough, stop=stop, tell=tell
+        )
+        return
     began = time.monotonic()
     end = began + deadline_s
     waiting: dict[str, str] = {}
     for site, content in questions.items():
         message = Message(content, dst_node_id=nodes[site], message_type=kind, ttl=deadline_s)
-        message_id = next(iter(grid.push_messages([message])), None)
+        message_id = next(iter(line.push_messages([message])), None)
         if message_id is None:  # Flower's way to say that it did not take the message
-            yield Answer(site, "lost", code="not-sent", received_at=time.monotonic())
+            yield no_answer(site, "lost", "not-sent")
         else:
             waiting[message_id] = site
     while waiting and time.monotonic() < end:
+        stop()
         before = len(waiting)
-        yield from _look(grid, waiting, end)
+        yield from _look(line, waiting, end)
         if len(waiting) == before:
             _pause(time.monotonic() - began, left_s=end - time.monotonic())
     for site in waiting.values():
-        yield Answer(site, "late", code="deadline", received_at=time.monotonic())
+        yield no_answer(site, "late", "deadline")
 
 
 def _look(grid: Grid, waiting: dict[str, str], end: float) -> Iterator[Answer]:
@@ -83,7 +87,7 @@ def _look(grid: Grid, waiting: dict[str, str], end: float) -> Iterator[Answer]:
         if time.monotonic() >= end:
             return
         for reply in grid.pull_messages([message_id]):
-            yield _read(waiting.pop(message_id), reply)
+            yield read(waiting.pop(message_id), reply)
 
 
 def _pause(waited_s: float, *, left_s: float) -> None:
@@ -91,12 +95,9 @@ def _pause(waited_s: float, *, left_s: float) -> None:
     time.sleep(max(0.0, min(wanted, left_s)))
 
 
-def _read(site: str, reply: Message) -> Answer:
-    now = time.monotonic()
-    if reply.has_error():
-        late = reply.error.code in _OVERDUE
-        return Answer(site, "late" if late else "lost", code=f"flower-{reply.error.code}", received_at=now)
-    refusal = wire.read_refusal(reply.content)
-    if refusal is not None:
-        return Answer(site, "refused", code=refusal, received_at=now)
-    return Answer(site, "answered", content=reply.content, received_at=now)
+def _go_on() -> None:
+    pass
+
+
+def _say_nothing(kind: str, **facts: object) -> None:
+    pass

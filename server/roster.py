@@ -8,15 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import RecordDict
-from flwr.serverapp import Grid
 
 from common import wire
 from common.errors import QuorumError, RefusedUpdate
 from common.instruction import Instruction
-from server.exchange import ask
+from server.exchange import Line, ask
+from server.link import Link
 from server.run import Run
 
 LOOK_S = 0.2
+LINK_LOOK_S = 1.0
+LIST_DEADLINE_S = 10.0
+ASK_AGAIN_S = 30.0
+"""Until a deployed site that refused is asked again; each refusal is a line in that site's audit."""
 
 
 @dataclass
@@ -26,14 +30,15 @@ class Roster:
     Attributes:
         nodes: site -> Flower node id, in the plan's order.
         facts: site -> what it said about itself (counts, field strength, notes).
-        strangers: nodes that are none of the plan's sites, or that refused; not asked again.
+        turned_away: node -> when it said that it is none of the plan's sites, or refused, `time.monotonic`
+            seconds.
         domains: site -> number of its domain; empty where nothing is aligned.
         domain_names: what the domains are called, in the order of their numbers.
     """
 
     nodes: dict[str, int] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    strangers: set[int] = field(default_factory=set)
+    turned_away: dict[int, float] = field(default_factory=dict)
     domains: dict[str, int] = field(default_factory=dict)
     domain_names: tuple[str, ...] = ()
 
@@ -42,21 +47,29 @@ class Roster:
         return int(self.facts[site]["patients"]["train"])
 
 
-def meet(grid: Grid, run: Run, words: Instruction, roster: Roster, *, deadline_s: float) -> None:
+def meet(line: Line, run: Run, words: Instruction, roster: Roster, *, deadline_s: float) -> None:
     """Wait until every site of the plan has said hello, or until the deadline if a quorum has.
+
+    A deployed hub without a quorum waits on, as long as a round may last: a site's node that died is let in
+    again only after a while, and an approval takes a person.
 
     Raises:
         QuorumError: fewer sites than the quorum by the deadline; names those that are missing.
+        StoppedError: the run is to stop.
     """
-    end = time.monotonic() + deadline_s
+    began = time.monotonic()
+    longest_s = run.plan.rounds.deadline_s if isinstance(line, Link) else deadline_s
     while True:
-        greet_newcomers(grid, run, words, roster, deadline_s=max(end - time.monotonic(), LOOK_S))
+        left_s = deadline_s - (time.monotonic() - began)
+        greet_newcomers(line, run, words, roster, deadline_s=max(left_s, LOOK_S))
         missing = [site for site in run.plan.site_names if site not in roster.nodes]
-        if not missing:
-            return
-        if time.monotonic() > end or _nobody_else_can_come(grid):
+        if not missing or _nobody_else_can_come(line):
             break
-        time.sleep(LOOK_S)
+        enough = len(roster.nodes) >= run.plan.rounds.quorum
+        if time.monotonic() - began > (deadline_s if enough else longest_s):
+            break
+        run.check_stop()
+        time.sleep(LINK_LOOK_S if isinstance(line, Link) else LOOK_S)
     if len(roster.nodes) < run.plan.rounds.quorum:
         raise QuorumError(
             f"{len(roster.nodes)} of {len(run.plan.sites)} sites are usable, the quorum is "
@@ -64,50 +77,62 @@ def meet(grid: Grid, run: Run, words: Instruction, roster: Roster, *, deadline_s
         )
 
 
-def greet_newcomers(grid: Grid, run: Run, words: Instruction, roster: Roster, *, deadline_s: float) -> None:
+def greet_newcomers(line: Line, run: Run, words: Instruction, roster: Roster, *, deadline_s: float) -> None:
     """Ask every node that is not known yet who it is; a site that joins late is met here too."""
-    known = {*roster.nodes.values(), *roster.strangers}
-    registered = _registered_names(grid)
-    unknown = {
-        str(node): node
-        for node, name in registered.items()
-        if node not in known and (name is None or name in run.plan.sites)
-    }
+    unknown = _newcomers(line, run, roster)
     question = RecordDict({wire.INSTRUCTION: words.record()})
     questions = dict.fromkeys(unknown, question)
-    for answer in ask(grid, unknown, questions, wire.HELLO, deadline_s=deadline_s) if unknown else ():
+    answers = ask(line, unknown, questions, wire.HELLO, deadline_s=deadline_s, run=run, enough=lambda: True)
+    for answer in answers if unknown else ():
         node = unknown[answer.site]
         facts = _facts(answer.content) if answer.content is not None else None
-        name = registered[node]
-        if facts is not None and name is not None and facts["site"] != name:
-            roster.strangers.add(node)
-            run.event("site unusable", site=name, outcome="refused", code="identity")
-            continue
-        if facts is None or facts["site"] not in run.plan.sites or facts["site"] in roster.nodes:
+        name = str(facts["site"]) if facts else "?"
+        code = answer.code or _fault(line, run, roster, registered=answer.site, facts=facts)
+        if facts is None or code:
             if answer.outcome in {"answered", "refused"}:
-                roster.strangers.add(node)
-            run.event(
-                "site unusable",
-                site=name or (facts["site"] if facts else "?"),
-                outcome=answer.outcome,
-                code=answer.code or "unknown-site",
-            )
+                roster.turned_away[node] = time.monotonic()
+            known = answer.site if isinstance(line, Link) else name
+            run.event("site unusable", site=known, outcome=answer.outcome, code=code)
             continue
-        roster.nodes[facts["site"]] = node
-        roster.facts[facts["site"]] = facts
-        run.event("site ready", site=facts["site"], patients=facts["patients"])
+        roster.nodes[name] = node
+        roster.facts[name] = facts
+        run.event("site ready", site=name, patients=facts["patients"])
     order = [site for site in run.plan.site_names if site in roster.nodes]
     roster.nodes = {site: roster.nodes[site] for site in order}
 
 
-def _registered_names(grid: Grid) -> dict[int, str | None]:
-    """Node id -> the name under which its key was admitted; None in a simulation, where no key is."""
-    return {node.node_id: node.name.rpartition("/")[2] or None for node in grid.get_nodes()}
+def _newcomers(line: Line, run: Run, roster: Roster) -> dict[str, int]:
+    """Nodes to be greeted: of a deployed hub by the name under which their key was admitted.
+
+    In a simulation nodes have no keys, and one that was turned away is not asked again. A hospital may
+    approve a plan that it refused a minute ago.
+    """
+    if isinstance(line, Link):
+        now = time.monotonic()
+        asked_lately = {node for node, at in roster.turned_away.items() if now - at < ASK_AGAIN_S}
+        nodes = line.nodes(within_s=LIST_DEADLINE_S)
+        named = {facts.name: node for node, facts in sorted(nodes.items())}
+        return {
+            site: named[site]
+            for site in run.plan.site_names
+            if site in named and named[site] not in {roster.nodes.get(site), *asked_lately}
+        }
+    known = {*roster.nodes.values(), *roster.turned_away}
+    return {str(node): node for node in line.get_node_ids() if node not in known}
 
 
-def _nobody_else_can_come(grid: Grid) -> bool:
+def _fault(line: Line, run: Run, roster: Roster, *, registered: str, facts: dict[str, Any] | None) -> str:
+    """Why a node that answered is not taken: a code, empty where it is."""
+    if facts is None:
+        return "unknown-site"
+    if isinstance(line, Link):
+        return "" if facts["site"] == registered else "identity"
+    return "" if facts["site"] in run.plan.sites and facts["site"] not in roster.nodes else "unknown-site"
+
+
+def _nobody_else_can_come(line: Line) -> bool:
     """In a simulation every node is there from the start, and has been asked."""
-    return bool(getattr(grid, "closed_circle", False))
+    return bool(getattr(line, "closed_circle", False))
 
 
 def _facts(content: RecordDict) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import RecordDict
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from common import wire
@@ -17,7 +16,8 @@ from common.errors import QuorumError, RefusedUpdate
 from common.instruction import Instruction
 from common.models.domain import is_discriminators
 from server.aggregation import Optimiser, Section, domain_weights, fold, step
-from server.exchange import Answer, ask
+from server.answers import Answer
+from server.exchange import Line, ask
 from server.gate import Expectation, Spool, Spooled, admit, judge
 from server.roster import Roster
 from server.run import Run
@@ -99,18 +99,29 @@ class _OpenRound:
         return [site for site, account in self.accounts.items() if account["outcome"] == "folded"]
 
 
-def run_round(grid: Grid, run: Run, roster: Roster, model: GlobalModel, words: Instruction) -> GlobalModel:
+def run_round(line: Line, run: Run, roster: Roster, model: GlobalModel, words: Instruction) -> GlobalModel:
     """The global model after one more round, which is closed on disk before this returns.
 
     Raises:
         QuorumError: too few usable updates; a resumed run opens this round again.
+        StoppedError: the run is to stop; a resumed run opens this round again.
     """
     number = model.round_number + 1
     layout = model.round_layout
     questions = model.questions(roster, replace(words, round_number=number))
     current = _open(number, run, roster, layout)
-    run.event("round opened", round=number, sites=list(roster.nodes))
-    for answer in ask(grid, roster.nodes, questions, wire.ROUND, deadline_s=run.plan.rounds.deadline_s):
+    deadline_s = run.plan.rounds.deadline_s
+    run.event("round opened", round=number, sites=list(roster.nodes), deadline_s=deadline_s)
+    answers = ask(
+        line,
+        roster.nodes,
+        questions,
+        wire.ROUND,
+        deadline_s=deadline_s,
+        run=run,
+        enough=lambda: len(current.folded()) >= run.plan.rounds.quorum,
+    )
+    for answer in answers:
         _take_in(answer, current, run, roster, layout)
     _refuse_outliers(current, run)
     _check_quorum(current, run)
@@ -135,7 +146,8 @@ def _take_in(answer: Answer, current: _OpenRound, run: Run, roster: Roster, layo
     """Gate one reply and spool it, or say why not; a bad reply never costs more than itself."""
     site = answer.site
     if answer.content is None:
-        current.note(site, answer.outcome, answer.code)
+        unsent = {"bytes_down": 0} if answer.code == "not-sent" else None
+        current.note(site, answer.outcome, answer.code, numbers=unsent)
         run.event("site silent", round=current.number, site=site, outcome=answer.outcome, code=answer.code)
         return
     busy_s = busy_seconds(answer.content)

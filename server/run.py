@@ -9,6 +9,7 @@
     RUN/rounds/round-0003.json             who answered, numbers; written just before its checkpoint
     RUN/stages/<stage>/<site>.json         what a site reported after, or before, the rounds
     RUN/spool/                             replies of the open round; worthless after a kill
+    RUN/stop                               a person asks the run to end; resuming takes it away
 
 One process writes a run at a time. Everything is written atomically, so that a kill at any moment
 leaves the last closed round and every finished stage as they were.
@@ -32,13 +33,15 @@ from typing import Any
 from torch import Tensor
 
 from common.checkpoint import Checkpoint, load, save
-from common.errors import InputError, LockedError, RunError
+from common.errors import InputError, LockedError, RunError, StoppedError
 from common.files import append_line, sweep_drafts, write_atomic
 from common.plan import Plan
 from common.plan import load as load_plan
 
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 """What a deployed run may be called: one name in the hub's folder of runs."""
+
+STOP_FILE = "stop"
 
 _CLOSED = re.compile(r"round-(\d{4,})\.safetensors")
 
@@ -53,12 +56,14 @@ class Run:
     Attributes:
         identity: random, made once; tells sites which run a message belongs to.
         listen: called with every event as it is written, for progress on a terminal.
+        interruptions: how often the run was ended before it was done, and gone on with.
     """
 
     folder: Path
     plan: Plan
     identity: str
     listen: Listener = lambda event: None
+    interruptions: int = 0
 
     @property
     def spool_folder(self) -> Path:
@@ -78,6 +83,19 @@ class Run:
         line = {"time": round(time.time(), 3), "event": kind, **facts}
         append_line(self.folder / "events.jsonl", line)
         self.listen(line)
+
+    def check_stop(self) -> None:
+        """End the run if a person asked for it; every wait of the hub calls this.
+
+        Raises:
+            StoppedError: the run directory holds the file `stop`.
+        """
+        if (self.folder / STOP_FILE).exists():
+            raise StoppedError(f"run {self.folder.name}: was asked to stop; resume it to go on")
+
+    def forget_open_round(self) -> None:
+        """Throw the open round's replies away: a resumed run opens it again."""
+        shutil.rmtree(self.spool_folder, ignore_errors=True)
 
     def last_round(self) -> int | None:
         """The last closed round, 0 where only the starting model is there, None where nothing is."""
@@ -177,6 +195,7 @@ def create(folder: Path, plan: Plan, *, resume: bool) -> None:
     check_free(folder, plan, resume=resume)
     marker = folder / "run.json"
     if marker.is_file():
+        (folder / STOP_FILE).unlink(missing_ok=True)
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "plan.toml", plan.as_toml().encode())
@@ -214,8 +233,8 @@ def opened(folder: Path, *, listen: Listener = lambda event: None) -> Iterator[R
         for part in (folder, *folder.glob("*/"), *folder.glob("stages/*/")):
             sweep_drafts(part)
         identity = json.loads((folder / "run.json").read_text())["identity"]
-        run = Run(folder, load_plan(folder / "plan.toml"), identity, listen)
-        shutil.rmtree(run.spool_folder, ignore_errors=True)
+        run = Run(folder, load_plan(folder / "plan.toml"), identity, listen, _interruptions(folder))
+        run.forget_open_round()
         yield run
 
 
@@ -230,6 +249,15 @@ def exclusive(path: Path, *, what: str) -> Iterator[None]:
                 f"{what}: another process is writing it; wait for it or stop it first"
             ) from None
         yield
+
+
+def _interruptions(folder: Path) -> int:
+    """Counted in the summary, which is written whenever a run is opened."""
+    try:
+        before: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+        return int(before.get("interruptions", 0)) + int(before["status"] != "completed")
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import RecordDict
-from flwr.serverapp import Grid
 
 from common import wire
 from common.errors import RefusedUpdate
-from server.exchange import Answer, ask
+from server.answers import Answer
+from server.exchange import Line, ask
 from server.roster import Roster
 from server.run import Run
 
@@ -35,6 +35,9 @@ class Stage:
     answer: Mapping[str, type]
 
 
+RETURN_S = 120.0
+"""A deployed site that is gone is given so long to come back and answer; a dead one would hold up the end."""
+
 JUDGED: Mapping[str, type] = {"scores": dict}
 TRAINED: Mapping[str, type] = {**JUDGED, "kept": str, "validation": dict}
 
@@ -45,14 +48,24 @@ LOCAL_ONLY = Stage("local_only", wire.ALONE, TRAINED)
 ALL = (BEFORE, FEDERATED, ADAPTED, LOCAL_ONLY)
 
 
-def run_stage(grid: Grid, run: Run, roster: Roster, stage: Stage, content: RecordDict) -> None:
+def run_stage(line: Line, run: Run, roster: Roster, stage: Stage, content: RecordDict) -> None:
     """Ask every site that has not answered this stage yet; one that cannot answer is named and stays out."""
     todo = {site: content for site in roster.nodes if run.stage_result(stage.name, site) is None}
     if not todo:
         return
-    run.event("stage opened", stage=stage.name, sites=list(todo))
+    deadline_s = run.plan.rounds.deadline_s
+    run.event("stage opened", stage=stage.name, sites=list(todo), deadline_s=deadline_s)
     began = time.monotonic()
-    for answer in ask(grid, roster.nodes, todo, stage.message, deadline_s=run.plan.rounds.deadline_s):
+    answers = ask(
+        line,
+        roster.nodes,
+        todo,
+        stage.message,
+        deadline_s=deadline_s,
+        run=run,
+        enough=lambda: time.monotonic() - began > RETURN_S,
+    )
+    for answer in answers:
         numbers = _numbers(answer, stage)
         if numbers is None:
             code = answer.code or "malformed"

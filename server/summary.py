@@ -24,6 +24,7 @@ def write_summary(run: Run, roster: Roster, *, status: Status, engine: str) -> N
         "plan": {"name": run.plan.name, "sha256": run.plan.sha256},
         "status": status,
         "engine": engine,
+        "interruptions": run.interruptions,
         "phantom": any(site["phantom"] for site in sites.values()),
         "rounds": rounds,
         "subset_rounds": [record["round"] for record in rounds if record["subset"]],

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from flwr.app import Context, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 
-from common.errors import InputError
+from common import wire
+from common.errors import InputError, QuorumError
 from common.instruction import Instruction
 from server import app as hub
-from server.roster import Roster, greet_newcomers
+from server import roster as roster_module
+from server.link import Link
+from server.roster import Roster, greet_newcomers, meet
 from server.run import Run, create, opened
 from simulation.grid import LocalGrid
+from tests.deployed import SuperLink
 from tests.stub_sites import SITES, StubSites, node_configs, plan_of
 
 PLAN = plan_of()
-
-
-class Admitted(LocalGrid):
-    """A grid whose nodes were admitted under a name, as a deployed hub's are."""
-
-    names: Mapping[int, str]
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        return [NodeInfo(node_id=node, name=self.names[node]) for node in self.get_node_ids()]
 
 
 @pytest.fixture
@@ -38,15 +33,18 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield run
 
 
-def greet(run: Run, names: Mapping[int, str]) -> Roster:
+def greet(run: Run, names: Mapping[str, str]) -> tuple[Roster, SuperLink]:
     """The roster after one greeting of the three stub sites, which are registered by these names."""
     roster = Roster()
-    words = Instruction(run.identity, run.plan.as_toml(), 0, "0" * 64, False)
-    grid = Admitted(node_configs(), StubSites())
-    grid.names = names
-    with grid:
-        greet_newcomers(grid, run, words, roster, deadline_s=30)
-    return roster
+    with SuperLink(*SITES) as grid:
+        for site, registered in names.items():
+            grid.registered[site] = registered
+        greet_newcomers(Link(grid), run, words_of(run), roster, deadline_s=30)
+    return roster, grid
+
+
+def words_of(run: Run) -> Instruction:
+    return Instruction(run.identity, run.plan.as_toml(), 0, "0" * 64, False)
 
 
 def unusable(run: Run) -> list[tuple[str, str]]:
@@ -55,28 +53,74 @@ def unusable(run: Run) -> list[tuple[str, str]]:
 
 
 def test_a_site_is_who_its_key_was_admitted_as(run: Run) -> None:
-    names = dict(zip(node_configs(), SITES, strict=True))
-    roster = greet(run, names)
-    assert roster.nodes == {site: node for node, site in names.items()}
+    roster, grid = greet(run, {})
+    assert roster.nodes == {site: grid.sites[site].node for site in SITES}
 
 
 def test_an_account_before_the_name_does_not_matter(run: Run) -> None:
-    roster = greet(run, {node: f"@hub/{site}" for node, site in zip(node_configs(), SITES, strict=True)})
+    roster, _ = greet(run, {site: f"@hub/{site}" for site in SITES})
     assert tuple(roster.nodes) == SITES
 
 
 def test_a_site_that_says_another_name_is_refused(run: Run) -> None:
-    first, second, third = node_configs()
-    roster = greet(run, {first: SITES[1], second: SITES[0], third: SITES[2]})
+    roster, _ = greet(run, {SITES[0]: SITES[1], SITES[1]: SITES[0]})
     assert list(roster.nodes) == [SITES[2]]
     assert sorted(unusable(run)) == [(SITES[0], "identity"), (SITES[1], "identity")]
 
 
 def test_a_site_that_the_plan_does_not_name_is_not_asked(run: Run) -> None:
-    first, second, third = node_configs()
-    roster = greet(run, {first: SITES[0], second: SITES[1], third: "elsewhere"})
+    roster, grid = greet(run, {SITES[2]: "elsewhere"})
     assert list(roster.nodes) == [SITES[0], SITES[1]]
-    assert roster.strangers == set()
+    assert grid.sites[SITES[2]].received == []
+
+
+def test_a_site_that_was_admitted_anew_replaces_its_old_node(run: Run) -> None:
+    roster = Roster()
+    with SuperLink(*SITES) as grid:
+        line = Link(grid)
+        greet_newcomers(line, run, words_of(run), roster, deadline_s=30)
+        old = grid.sites["ssa"].node
+        grid.move("ssa", 999)
+        greet_newcomers(line, run, words_of(run), roster, deadline_s=30)
+    assert (old, roster.nodes["ssa"]) == (102, 999)
+
+
+def test_a_site_that_refused_is_asked_again_later(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hospital approves a plan after the hub asked first; until then it is left in peace."""
+    refuses = StubSites({"ssa": "refuses"}, kinds=(wire.HELLO,))
+    roster = Roster()
+    with SuperLink(*SITES, sites=refuses) as grid:
+        line = Link(grid)
+        for _ in range(3):
+            greet_newcomers(line, run, words_of(run), roster, deadline_s=30)
+        assert grid.sites["ssa"].received == [wire.HELLO]
+        assert unusable(run) == [("ssa", "plan")]
+        grid.answer_with(StubSites())
+        monkeypatch.setattr(roster_module, "ASK_AGAIN_S", 0.0)
+        greet_newcomers(line, run, words_of(run), roster, deadline_s=30)
+    assert tuple(roster.nodes) == SITES
+
+
+def test_a_hub_without_a_quorum_waits_for_who_comes_late(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster_module, "LINK_LOOK_S", 0.05)
+    roster = Roster()
+    with SuperLink(*SITES) as grid:
+        for site in SITES[1:]:
+            grid.sites[site].cut(unnoticed_s=0.0)
+        later = threading.Timer(0.5, grid.sites["ssa"].come_back)
+        later.start()
+        meet(Link(grid), run, words_of(run), roster, deadline_s=0.1)
+    assert list(roster.nodes) == [SITES[0], "ssa"]
+
+
+def test_a_hub_whose_sites_never_come_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster_module, "LINK_LOOK_S", 0.05)
+    create(tmp_path / "run", plan_of(rounds__deadline_s=1.0), resume=False)
+    with opened(tmp_path / "run") as run, SuperLink(*SITES) as grid:
+        for site in SITES[1:]:
+            grid.sites[site].cut(unnoticed_s=0.0)
+        with pytest.raises(QuorumError, match=r"1 of 3 sites are usable.*missing: adult-b, ssa"):
+            meet(Link(grid), run, words_of(run), Roster(), deadline_s=0.1)
 
 
 @pytest.mark.parametrize("name", ["../run", "/etc", "run/../run", "other", "Run", "a" * 99])

@@ -352,7 +352,7 @@ class TestJoining:
                 configs[late_node] = late_config
 
         with heard_by(let_in):
-            carry_out(tmp_path, StubSites(), configs=configs)
+            carry_out(tmp_path, StubSites(), configs=configs, plan=plan_of(evaluation__local_only=True))
         first, second = records(tmp_path)
         site = summary(tmp_path)["sites"]["ssa"]
 

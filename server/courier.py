@@ -1,0 +1,280 @@
+"""Questions to deployed sites, and their answers back, whatever dies in between.
+
+A site that is offline is asked when it comes; one that was gone after it had been asked may still be at
+work on the question, or have lost it with its process. It is then sent a second, small question: a site
+works on one message after the other, so that when the second is answered and the first is not, the first
+is lost and is sent again. Nothing is trained twice only because a line was cut.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
+
+from common import wire
+from server.answers import OVERDUE, Answer, no_answer, read
+from server.link import Link, result_of
+
+MOST_TRIES = 3
+"""How often a question is sent to a site that loses it each time."""
+POLL_S = 0.1
+LONGEST_POLL_S = 2.0
+SHORTEST_REST_S = 0.005
+PATIENCE = 0.01
+"""Pause between two looks for replies: this share of the time waited so far, within the bounds above."""
+
+Tell = Callable[..., None]
+
+
+@dataclass
+class _Letter:
+    """One message on its way.
+
+    Attributes:
+        pushed: its id, once the SuperLink has it.
+        pulled: the look that is under way, or the last one.
+        looked_at: when that look began, `time.monotonic` seconds.
+    """
+
+    pushed: Future[str]
+    pulled: Future[Message | None] | None = None
+    looked_at: float = 0.0
+
+    @property
+    def message_id(self) -> str | None:
+        """Empty where the SuperLink refused the message; None where that is not known."""
+        return result_of(self.pushed) if self.pushed.done() else None
+
+    @property
+    def under_way(self) -> Future[str] | Future[Message | None] | None:
+        if not self.pushed.done():
+            return self.pushed
+        return None if self.pulled is None or self.pulled.done() else self.pulled
+
+    def reply(self) -> Message | None:
+        done = self.pulled is not None and self.pulled.done()
+        return result_of(self.pulled) if done and self.pulled is not None else None
+
+
+@dataclass
+class _Errand:
+    """A question and how far it is.
+
+    Attributes:
+        activated: when the node had come, at the time it was last sent something.
+        probe: the small question that finds out whether the site still has the letter.
+        probed_at: when that was answered, `time.monotonic` seconds.
+    """
+
+    site: str
+    node: int
+    content: RecordDict
+    letter: _Letter | None = None
+    activated: str = ""
+    probe: _Letter | None = None
+    probed_at: float | None = None
+    tries: int = 0
+    away: bool = False
+
+    def letters(self) -> list[_Letter]:
+        return [letter for letter in (self.letter, self.probe) if letter is not None]
+
+    def start_over(self) -> None:
+        self.letter = self.probe = self.probed_at = None
+
+
+@dataclass
+class _Tour:
+    """What one call of `carry` knows.
+
+    Attributes:
+        sending: the message that is being sent: one at a time, as they share the model, which goes up once.
+        may_look: whether a list of nodes came in just now.
+    """
+
+    link: Link
+    kind: str
+    tell: Tell
+    end: float
+    began: float = field(default_factory=time.monotonic)
+    sending: Future[str] | None = None
+    may_look: bool = False
+
+    @property
+    def left_s(self) -> float:
+        return self.end - time.monotonic()
+
+    @property
+    def pause_s(self) -> float:
+        return min(max(POLL_S, PATIENCE * (time.monotonic() - self.began)), LONGEST_POLL_S)
+
+
+def carry(
+    link: Link,
+    nodes: Mapping[str, int],
+    questions: Mapping[str, RecordDict],
+    kind: str,
+    *,
+    deadline_s: float,
+    enough: Callable[[], bool],
+    stop: Callable[[], None],
+    tell: Tell,
+) -> Iterator[Answer]:
+    """One answer for each site asked, first come first; ends at the deadline whatever Flower does.
+
+    Args:
+        link: the line to the SuperLink.
+        nodes: site -> node id.
+        questions: site -> content.
+        kind: message type.
+        deadline_s: seconds.
+        enough: whether the hub can do without those that are gone.
+        stop: called often; raises to end the wait.
+        tell: takes the events: who was asked, went away, came back.
+    """
+    tour = _Tour(link, kind, tell, end=time.monotonic() + deadline_s)
+    errands = {site: _Errand(site, nodes[site], content) for site, content in questions.items()}
+    while errands and tour.left_s > 0:
+        stop()
+        tour.may_look = link.refresh(tour.pause_s, [errand.node for errand in errands.values()])
+        for errand in list(errands.values()):
+            answer = _step(errand, tour)
+            if answer is not None:
+                del errands[errand.site]
+                yield answer
+        if errands and enough() and all(_is_gone(errand, link) for errand in errands.values()):
+            break
+        _rest(errands.values(), tour)
+    for errand in errands.values():
+        yield _unanswered(errand, tour)
+
+
+def _step(errand: _Errand, tour: _Tour) -> Answer | None:
+    """Do what can be done for one question at this moment; its answer, if that is known."""
+    answer = _take_in(errand, tour)
+    if answer is not None or not _is_online(errand, tour):
+        return answer
+    if errand.letter is None:
+        return _send(errand, tour)
+    if errand.activated != tour.link.online[errand.node].activated:
+        _ask_if_lost(errand, tour)
+    if tour.may_look and tour.link.may_look(errand.node):
+        for letter in errand.letters():
+            _look(letter, tour)
+    return None
+
+
+def _take_in(errand: _Errand, tour: _Tour) -> Answer | None:
+    """Judge what came in since the last step."""
+    letter = errand.letter
+    if letter is None:
+        return None
+    if letter.message_id == "":
+        return no_answer(errand.site, "lost", "not-sent")
+    if letter.pushed.done() and letter.message_id is None:
+        errand.start_over()  # the SuperLink failed while it took the message in
+        return None
+    reply = letter.reply()
+    if reply is not None:
+        return _judge(errand, reply, tour)
+    _judge_probe(errand, tour)
+    return None
+
+
+def _judge(errand: _Errand, reply: Message, tour: _Tour) -> Answer | None:
+    """The answer; None where the question was lost on its way and may be sent again."""
+    code = reply.error.code if reply.has_error() else None
+    if code == ErrorCode.NODE_UNAVAILABLE:
+        tour.link.forget(errand.node)
+        errand.start_over()
+        return None
+    lost = code in OVERDUE or code == ErrorCode.CLIENT_APP_CRASHED
+    if lost and errand.tries < MOST_TRIES and tour.left_s > LONGEST_POLL_S:
+        errand.start_over()
+        return None
+    return read(errand.site, reply)
+
+
+def _judge_probe(errand: _Errand, tour: _Tour) -> None:
+    """Send the question again where the site answers others, and a look after that found no reply."""
+    letter, probe = errand.letter, errand.probe
+    if letter is None or probe is None:
+        return
+    if errand.probed_at is None:
+        if probe.reply() is not None:
+            errand.probed_at = time.monotonic()
+        elif probe.pushed.done() and not probe.message_id:
+            errand.probe = None
+    elif letter.under_way is None and letter.looked_at > errand.probed_at:
+        errand.start_over()
+
+
+def _is_online(errand: _Errand, tour: _Tour) -> bool:
+    online = errand.node in tour.link.online
+    if online == errand.away and tour.link.knows_who_is_online:
+        errand.away = not online
+        tour.tell("site back" if online else "site away", site=errand.site)
+    return online
+
+
+def _send(errand: _Errand, tour: _Tour) -> Answer | None:
+    if errand.tries >= MOST_TRIES:
+        return no_answer(errand.site, "lost", "keeps-failing")
+    if tour.sending is None or tour.sending.done():
+        errand.activated = tour.link.online[errand.node].activated
+        tour.sending = tour.link.push(_message(errand, errand.content, tour.kind, tour))
+        errand.letter = _Letter(tour.sending)
+        errand.tries += 1
+        tour.tell("site asked", site=errand.site, message=tour.kind, again=errand.tries > 1)
+    return None
+
+
+def _ask_if_lost(errand: _Errand, tour: _Tour) -> None:
+    """The node was gone since it was sent something: send the small question, also in place of an earlier."""
+    errand.activated = tour.link.online[errand.node].activated
+    question = RecordDict({wire.INSTRUCTION: errand.content[wire.INSTRUCTION]})
+    errand.probe = _Letter(tour.link.push(_message(errand, question, wire.HELLO, tour)))
+    errand.probed_at = None
+
+
+def _message(errand: _Errand, content: RecordDict, kind: str, tour: _Tour) -> Message:
+    return Message(content, dst_node_id=errand.node, message_type=kind, ttl=tour.left_s)
+
+
+def _look(letter: _Letter, tour: _Tour) -> None:
+    """Begin a look for the reply, unless one is under way."""
+    message_id = letter.message_id
+    if message_id and letter.under_way is None:
+        letter.looked_at = time.monotonic()
+        letter.pulled = tour.link.pull(message_id)
+
+
+def _is_gone(errand: _Errand, link: Link) -> bool:
+    """Offline for long, and no reply of its is being fetched."""
+    fetched = errand.letter is not None and errand.letter.under_way is not None
+    return link.is_gone(errand.node) and not fetched
+
+
+def _rest(errands: Iterable[_Errand], tour: _Tour) -> None:
+    """Sleep until something came in, or until it is time for the next list."""
+    under_way = [letter.under_way for errand in errands for letter in errand.letters()]
+    calls: list[Future[Any]] = [call for call in (tour.link.listing, *under_way) if call is not None]
+    due_s = tour.link.listed_at + tour.pause_s - time.monotonic()
+    timeout_s = max(SHORTEST_REST_S, min(tour.pause_s if tour.link.listing else due_s, tour.left_s))
+    if calls:
+        wait(calls, timeout=timeout_s, return_when=FIRST_COMPLETED)
+    else:
+        time.sleep(timeout_s)
+
+
+def _unanswered(errand: _Errand, tour: _Tour) -> Answer:
+    if errand.node not in tour.link.online:
+        return no_answer(errand.site, "lost", "offline")
+    sent = errand.letter is not None and errand.letter.message_id
+    return no_answer(errand.site, "late", "deadline") if sent else no_answer(errand.site, "lost", "not-sent")

@@ -1,0 +1,178 @@
+"""The deployed hub's line to Flower's SuperLink, whose calls may last long: none of them is waited for here.
+
+A call retries for as long as the SuperLink is away, and a look for a reply lasts as long as the reply is
+being uploaded. Each call has a thread of its own, so that one slow uplink holds up nobody else and every
+wait of the hub ends when it should.
+
+What Flower does, read in its source and relied on:
+a look for the reply of a node that is offline deletes the question and any reply: only who is on a list of
+the nodes that came just now is looked at, and a SuperLink that is away gives no list;
+a reply that was seen belongs to whoever saw it first: a look that began is never given up;
+`last_activated_at` changes whenever a node was gone for a while, restarted or not.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import TypeVar
+
+import httpx
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from common.errors import RunError
+
+GONE_S = 15.0
+"""A node that stays offline for so long is gone. A SuperLink that was away itself calls its nodes offline
+until their next heartbeat, which comes within ten seconds."""
+SURE_S = 1.0
+"""A node is looked at only where its heartbeats let it count as online for so long still."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is online.
+
+    Attributes:
+        name: under which its key was admitted.
+        activated: when it came, in Flower's words; another value means that it was gone in between.
+        until: when it counts as offline unless it is heard again, `time.time` seconds.
+    """
+
+    name: str
+    activated: str
+    until: float
+
+    @property
+    def is_surely_online(self) -> bool:
+        """Whether a look made now finds it online."""
+        return self.until > time.time() + SURE_S
+
+
+class Link:
+    """The line of one ServerApp; used by its main thread only.
+
+    Args:
+        grid: Flower's grid of a deployed run.
+
+    Attributes:
+        online: node id -> who is there, by the last list.
+        knows_who_is_online: whether a list ever came.
+        listed_at: when the last list was asked for, `time.monotonic` seconds.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._listing: Future[dict[int, Node]] | None = None
+        self.listed_at = float("-inf")
+        self._offline_since: dict[int, float] = {}
+        self.online: Mapping[int, Node] = {}
+        self.knows_who_is_online = False
+
+    @property
+    def listing(self) -> Future[dict[int, Node]] | None:
+        """The list that is being made."""
+        return self._listing
+
+    def refresh(self, pause_s: float, watched: Iterable[int] = ()) -> bool:
+        """Take in a list of nodes that is ready and begin the next when it is time; True where one was.
+
+        Args:
+            pause_s: between the beginnings of two lists, seconds.
+            watched: nodes whose absence counts from the first list without them.
+        """
+        if self._listing is None:
+            if time.monotonic() - self.listed_at >= pause_s:
+                self.listed_at = time.monotonic()
+                self._listing = begun(self._list)
+            return False
+        if not self._listing.done():
+            return False
+        nodes = result_of(self._listing)
+        self._listing = None
+        if nodes is None:
+            return False
+        self._take_in(nodes, watched)
+        return True
+
+    def nodes(self, *, within_s: float) -> Mapping[int, Node]:
+        """Who is online now; nobody where the SuperLink did not say so in time."""
+        self.listed_at = time.monotonic()
+        self._listing = begun(self._list)
+        wait([self._listing], timeout=within_s)
+        return self.online if self.refresh(0.0) else {}
+
+    def may_look(self, node: int) -> bool:
+        """Whether a look for this node's reply is safe; only right after a list came in."""
+        facts = self.online.get(node)
+        return facts is not None and facts.is_surely_online
+
+    def is_gone(self, node: int) -> bool:
+        """Whether the node has been offline for so long that nobody waits for it who need not."""
+        since = self._offline_since.get(node)
+        return since is not None and time.monotonic() - since >= GONE_S
+
+    def forget(self, node: int) -> None:
+        """Take a node for offline until a list says otherwise."""
+        self.online = {known: facts for known, facts in self.online.items() if known != node}
+
+    def push(self, message: Message) -> Future[str]:
+        """Send a message; its id, empty where the SuperLink did not take it."""
+        return begun(lambda: next(iter(self._grid.push_messages([message])), "") or "")
+
+    def pull(self, message_id: str) -> Future[Message | None]:
+        """Look for the reply to a message; None where there is none yet."""
+        return begun(lambda: next(iter(self._grid.pull_messages([message_id])), None))
+
+    def _list(self) -> dict[int, Node]:
+        return {
+            node.node_id: Node(node.name.rpartition("/")[2], node.last_activated_at, node.online_until)
+            for node in self._grid.get_nodes()
+        }
+
+    def _take_in(self, nodes: dict[int, Node], watched: Iterable[int]) -> None:
+        now = time.monotonic()
+        for node in {*watched, *self.online, *self._offline_since} - nodes.keys():
+            self._offline_since.setdefault(node, now)
+        for node in nodes:
+            self._offline_since.pop(node, None)
+        self.online = nodes
+        self.knows_who_is_online = True
+
+
+def begun(call: Callable[[], T]) -> Future[T]:
+    """A call in a thread of its own; a process that ends does not wait for it."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # handed to whoever takes the result
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def result_of(future: Future[T]) -> T | None:
+    """What a call that is done gave; None where the SuperLink answered with an error that may pass.
+
+    Raises:
+        RunError: Flower gave the call up for good: the run was ended there, or the line is broken.
+    """
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, httpx.HTTPStatusError):
+        return None
+    raise RunError(
+        f"Flower's SuperLink takes no more calls from this run ({type(error).__name__}): the run was ended "
+        "there, or its certificate is no longer trusted; see the hub's logs and resume the run",
+        code="link",
+    ) from error
