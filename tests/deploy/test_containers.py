@@ -119,5 +119,11 @@ def test_the_node_has_no_scans_and_the_worker_no_key() -> None:
     assert found["worker"]["network_mode"] == "service:node"
 
 
+def test_hours_of_the_day_are_the_hospitals_where_they_are_judged() -> None:
+    found = services("site")
+    assert found["worker"]["environment"]["TZ"] == found["setup"]["environment"]["TZ"]
+    assert found["worker"]["environment"]["TZ"].startswith("${FEDGLIA_TIMEZONE")
+
+
 def test_the_file_for_gpus_speaks_of_the_same_services() -> None:
     assert set(services("site-gpu")) < set(services("site"))
