@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
 import socket
 from collections.abc import Callable
@@ -22,13 +24,12 @@ Joins = Callable[..., Path]
 
 
 def free_port() -> int:
-    """A port below those that the system hands out, so that nothing takes it before the test does."""
-    for port in range(20_000, 32_000, 7):
-        with socket.socket() as trial:
-            try:
-                trial.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+    """A port with two free ones after it, below those that the system hands out by itself."""
+    for _ in range(100):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for trial in (port, port + 1, port + 2):
+                stack.enter_context(socket.create_server(("127.0.0.1", trial)))
             return port
     raise AssertionError("no free port")
 
@@ -52,7 +53,7 @@ def hub(tmp_path: Path) -> Hub:
 def joins(tmp_path: Path) -> Joins:
     """Writes a site's join file: `joins("ssa", flwr="1.40.0")`."""
 
-    def write(site: str, **words: object) -> Path:
+    def write(site: str, /, **words: object) -> Path:
         content = {
             "schema": 1,
             "site": site,
@@ -94,7 +95,7 @@ class SuperLink:
         self.must_run()
         if public_key in self.keys:
             return None
-        self.keys[public_key] = 2**63 + len(self.keys)
+        self.keys[public_key] = random.SystemRandom().randrange(2**64)
         self.names[self.keys[public_key]] = name
         if self.dies_after == "register":
             raise KeyboardInterrupt
