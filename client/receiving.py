@@ -9,7 +9,7 @@ from client import audit
 from client.site import Site
 from common.errors import InputError
 from common.files import sweep_drafts
-from common.releases import MODEL_FILE, Release, copy_release, read_release
+from common.releases import MODEL_FILE, Release, copy_release, read_release, verify
 
 FOLDER = "releases"
 
@@ -21,7 +21,7 @@ def receive(site: Site, folder: Path) -> Release:
 
     Raises:
         InputError: no readable release, or another one of that name and version is here.
-        CheckpointError: a file is not the one that the lineage describes.
+        CheckpointError: a file, given or kept, is not the one that the lineage describes.
         RunError: the audit record cannot be written; the release stays.
     """
     if not folder.is_dir():
@@ -33,6 +33,7 @@ def receive(site: Site, folder: Path) -> Release:
         kept = read_release(there)
         if kept.lineage != given.lineage:
             raise InputError(f"another release {given.title} is here already; remove it first: {there}")
+        verify(kept)
         return kept
     copy = read_release(copy_release(given, site.folder / FOLDER))
     audit.note(site.folder, "model received", {"release": copy.title, "sha256": _sha256(copy)})

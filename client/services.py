@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from client.join import check_format
+from client.join import check_format, connection
 from client.site import open_site
 from client.trust import CA_FILE, trust
 from common import processes
@@ -60,9 +60,9 @@ def prepare(folder: Path) -> Iterator[str]:
         UnreachableError: no authority is pinned and the hub does not answer.
     """
     check_format(folder)
-    site = open_site(folder)
+    site, hub = open_site(folder), connection(folder)
     if not (folder / CA_FILE).exists():
-        found = trust(folder, site.hub)
+        found = trust(folder, hub.address)
         yield (
             f"the hub's authority is believed from now on: SHA-256 {found.fingerprint}\n"
             "  compare it with the coordinator's (`fedglia hub status`), on the telephone"

@@ -28,20 +28,22 @@ _NOT_YET, _EXPIRED = 9, 10
 
 def check_proxy(subject: Subject) -> Iterator[Said]:
     """Is there a proxy, can it be used, and does the running node know the same one?"""
-    try:
-        proxy = subject.proxy
-    except ValueError as error:
+    if subject.proxy_trouble:
         yield failed(
-            f"https_proxy is no address of a proxy ({error})",
+            f"https_proxy is no address of a proxy ({subject.proxy_trouble})",
             "export https_proxy=http://USER:PASSWORD@HOST:PORT",
         )
         return
+    proxy = subject.proxy
     if proxy and proxy.shown.startswith("socks"):
         yield failed(
             f"{proxy.shown}: a SOCKS proxy cannot be used", "ask IT for an HTTP proxy that allows CONNECT"
         )
         return
-    yield passed(f"through the proxy {proxy.shown}" if proxy else "no proxy is set: the direct way")
+    through = (
+        f"through the proxy {proxy.shown}; this site's own port on 127.0.0.1 is kept off it" if proxy else ""
+    )
+    yield passed(through or "no proxy is set: the direct way")
     running = _environment_of_node(subject.folder)
     if running is not None and bool(running.get("https_proxy") or running.get("HTTPS_PROXY")) != bool(proxy):
         here = "here, and not where the node runs" if proxy else "where the node runs, and not here"
@@ -53,6 +55,9 @@ def check_proxy(subject: Subject) -> Iterator[Said]:
 
 def check_name(subject: Subject) -> Iterator[Said]:
     """Can the first host on the way be found?"""
+    if subject.proxy_trouble:
+        yield warned("not looked at: which host is the first on the way is not known", "mend the proxy first")
+        return
     proxy = subject.proxy
     name = proxy.host if proxy else subject.host
     error = subject.unresolved
@@ -82,8 +87,10 @@ def check_hub(subject: Subject) -> Iterator[Said]:
             "compare it with the coordinator's, on the telephone: fedglia hub status",
         )
     contact = subject.contact
-    if contact is None or contact.trouble is None:
-        yield failed(NO_CONTACT, FIRST) if contact is None else passed(f"{subject.site.hub} answers over TLS")
+    if contact is None:  # what stands in the way has its own line
+        yield warned("not looked at: the way to the hub is not known", "mend proxy and name first")
+    elif contact.trouble is None:
+        yield passed(f"{subject.site.hub} answers over TLS")
     elif contact.trouble == "certificate":
         yield _wrong_certificate(subject, contact.words, contact.verify_code)
     elif contact.trouble == "answer":

@@ -34,14 +34,22 @@ class Subject:
         """
         return split_address(self.site.hub)[0]
 
-    @property
+    @cached_property
     def proxy(self) -> Proxy | None:
-        """On the way to the hub, as this process's environment says.
+        """On the way to the hub, as this process's environment says; None too where its address is none."""
+        try:
+            return proxy_for(self.host)
+        except ValueError:
+            return None
 
-        Raises:
-            ValueError: its address is none.
-        """
-        return proxy_for(self.host)
+    @property
+    def proxy_trouble(self) -> str:
+        """Why the proxy that is set cannot be one; empty where it can, or none is set."""
+        try:
+            proxy_for(self.host)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     @cached_property
     def unresolved(self) -> OSError | None:
@@ -63,11 +71,7 @@ class Subject:
     @cached_property
     def contact(self) -> Contact | None:
         """The conversation with the hub; None where there is no way to begin one."""
-        try:
-            lost = self.unresolved is not None
-        except (FedGliaError, ValueError):
-            return None
-        if lost or isinstance(self.trusted, FedGliaError):
+        if self.proxy_trouble or self.unresolved or isinstance(self.trusted, FedGliaError):
             return None
         return ask(self.site.hub, self.folder / CA_FILE, timeout_s=self.timeout_s)
 

@@ -48,7 +48,7 @@ class StubHub:
 def serving(
     pki: Path, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost"), days: int = 100
 ) -> Iterator[StubHub]:
-    """A stub hub with an authority of its own in `pki`, until the block ends; its certificate holds `days`."""
+    """A stub hub, its own authority in `pki`, until the block ends, whose certificate holds `days`."""
     pki.mkdir(parents=True, exist_ok=True)
     certificates.make_authority(pki, "test hub")
     certificates.issue(pki, "edge", hosts=hosts, days=days)

@@ -472,6 +472,14 @@ def test_a_certificate_for_another_name_is_named(world: World, tmp_path: Path) -
     assert "[hub] address" in found.mend
 
 
+def test_one_fault_on_the_way_is_one_failure(world: World) -> None:
+    """What could not be looked at for it is a warning that says so."""
+    bad_proxy(world)
+    found = [finding for finding in examine(subject(world.folder), quick=True) if finding.level == "FAIL"]
+
+    assert [finding.code for finding in found] == ["proxy"]
+
+
 def test_no_password_of_a_proxy_is_shown(world: World) -> None:
     proxy_away(world)
 
