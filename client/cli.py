@@ -124,7 +124,7 @@ def start(site_option: Path | None, foreground: bool, only: str | None) -> None:
     folder = find_site(site_option)
     if only and not foreground:
         raise InputError("--only goes with --foreground: whatever starts one process must also restart it")
-    for line in services.prepare(folder):
+    for line in services.prepare(folder, only=only):
         click.echo(line)
     sys.stdout.flush()
     if only:

@@ -52,8 +52,12 @@ def environment(name: str, folder: Path) -> Mapping[str, str]:
     return {**QUIET, **own, "FLWR_HOME": str(folder / "run" / "flower"), "PYTHONUNBUFFERED": "1"}
 
 
-def prepare(folder: Path) -> Iterator[str]:
+def prepare(folder: Path, *, only: str | None = None) -> Iterator[str]:
     """Look at what a start needs and sweep what is old; yields what was done, in words.
+
+    Args:
+        folder: the site's.
+        only: the one process that starts; the worker needs no hub.
 
     Raises:
         SiteError: site.toml cannot be used, or the hub shows another authority than the pinned one.
@@ -61,7 +65,7 @@ def prepare(folder: Path) -> Iterator[str]:
     """
     check_format(folder)
     site, hub = open_site(folder), connection(folder)
-    if not (folder / CA_FILE).exists():
+    if only != "worker" and not (folder / CA_FILE).exists():
         found = trust(folder, hub.address)
         yield (
             f"the hub's authority is believed from now on: SHA-256 {found.fingerprint}\n"
