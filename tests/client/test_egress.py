@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import egress
@@ -101,6 +101,7 @@ class TestSifting:
 
         assert set(sifted.content[wire.TABLE]) == {*dict(table)}
 
+    @settings(deadline=None)
     @given(
         metrics=st.dictionaries(
             st.sampled_from(["loss", "scores", "validation", "site", "notes", "patient", "kept", "train_s"]),

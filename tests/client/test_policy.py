@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.policy import METRICS, Policy, excesses, parse_policy, steps_of
@@ -93,6 +93,7 @@ class TestHours:
 
         assert Policy(hours=hours, days=days).is_open(moment) == is_open
 
+    @settings(deadline=None)
     @given(start=st.integers(0, 1439), length=st.integers(1, 1439), minute=st.integers(0, 7 * 1440 - 1))
     def test_a_window_and_the_one_that_is_left_fill_the_day(
         self, start: int, length: int, minute: int
