@@ -36,8 +36,8 @@ def grpc_problem(address: str, *, timeout_s: float) -> str:
 
 def http_problem(url: str, *, ca: Path | None, timeout_s: float) -> str:
     """What is wrong with what answers a GET of `url`; empty if it is 200 with a certificate that holds."""
-    context = ssl.create_default_context(cafile=ca) if url.startswith("https:") else None
     try:
+        context = ssl.create_default_context(cafile=ca) if url.startswith("https:") else None
         with urllib.request.urlopen(url, timeout=timeout_s, context=context) as answer:
             return "" if answer.status == 200 else f"it answers with status {answer.status}"
     except urllib.error.HTTPError as error:

@@ -89,6 +89,11 @@ def test_another_status_is_named(edge: tuple[str, Path]) -> None:
     assert (status, "status 503" in words) == (1, True)
 
 
+def test_a_missing_authority_is_a_reason_and_no_traceback(edge: tuple[str, Path], tmp_path: Path) -> None:
+    status, words = check(f"{edge[0]}/health", "--ca", str(tmp_path / "ca.crt"))
+    assert (status, "Traceback" in words, "No such file" in words) == (1, False, True)
+
+
 def test_an_address_of_another_kind_is_refused() -> None:
     status, words = check("tcp://127.0.0.1:1")
     assert (status, "grpc://" in words) == (2, True)
