@@ -18,10 +18,8 @@ def check_processes(subject: Subject) -> Iterator[Said]:
     """Do the node and the worker run, and do they stay up?"""
     folder = subject.folder
     found = states(folder)
-    heard = heard_s(folder)
-    fresh = heard is not None and heard < FRESH_S
     if not found:
-        if fresh:
+        if _fresh(subject):
             yield passed("the node is heard; containers or units run the processes")
         else:
             yield warned("the site does not run", "fedglia site start")
@@ -40,7 +38,7 @@ def check_processes(subject: Subject) -> Iterator[Said]:
 def check_heard(subject: Subject) -> Iterator[Said]:
     """Has the hub answered the node lately?"""
     heard = heard_s(subject.folder)
-    if heard is not None and heard < FRESH_S:
+    if heard is not None and _fresh(subject):
         yield passed(f"the hub answered the node {spoken(heard)} ago")
     elif not states(subject.folder):
         yield passed("not looked at: the site does not run")
@@ -56,7 +54,7 @@ def check_heard(subject: Subject) -> Iterator[Said]:
 def check_port(subject: Subject) -> Iterator[Said]:
     """Is the port between the two processes free for them?"""
     port = subject.site.runtime_port
-    if states(subject.folder):
+    if states(subject.folder) or _fresh(subject):
         yield passed(f"port {port} on 127.0.0.1 is the node's")
         return
     with socket.socket() as probe:
@@ -70,3 +68,8 @@ def check_port(subject: Subject) -> Iterator[Said]:
             )
             return
     yield passed(f"port {port} on 127.0.0.1 is free")
+
+
+def _fresh(subject: Subject) -> bool:
+    heard = heard_s(subject.folder)
+    return heard is not None and heard < FRESH_S

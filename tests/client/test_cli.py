@@ -76,6 +76,7 @@ def test_a_start_needs_an_authority_or_the_hub(folder: Path) -> None:
     with pytest.raises(UnreachableError):
         run(folder, "start")
     assert not (folder / "run" / "services.json").exists()
+    assert list(services.prepare(folder, only="worker")) == []  # which dials nobody
 
 
 def test_one_process_alone_is_for_whatever_restarts_it(folder: Path) -> None:
