@@ -91,6 +91,7 @@ def answer(
             policy,
             order.cost,
             plan=order.words.plan.sha256,
+            start=order.words.start,
             round_number=order.words.round_number if training else None,
         )
     except Exception as error:

@@ -40,10 +40,12 @@ class Spent:
 
     Attributes:
         plan: hash of its plan.
+        start: digest of the model that it starts from; a site keeps a copy of each, so a run has one.
         rounds: numbers of the rounds that were begun.
     """
 
     plan: str
+    start: str
     seconds: float = 0.0
     steps: int = 0
     bytes_up: int = 0
@@ -73,19 +75,20 @@ class Tab:
         self.settled = True
         with _open(self.folder) as before:
             assert before is not None
-            after = Spent(
-                before.plan,
-                max(0.0, before.seconds - self.reserved.seconds) + time.monotonic() - self.began,
-                max(0, before.steps - self.reserved.steps) + steps,
-                max(0, before.bytes_up - self.reserved.bytes_up) + bytes_up,
-                before.rounds,
+            after = replace(
+                before,
+                seconds=max(0.0, before.seconds - self.reserved.seconds) + time.monotonic() - self.began,
+                steps=max(0, before.steps - self.reserved.steps) + steps,
+                bytes_up=max(0, before.bytes_up - self.reserved.bytes_up) + bytes_up,
             )
             _write(self.folder, after)
         if after.bytes_up > self.policy.max_bytes:
             raise _over("bytes", f"{after.bytes_up} bytes with this reply", f"{self.policy.max_bytes}")
 
 
-def reserve(folder: Path, policy: Policy, cost: Cost, *, plan: str, round_number: int | None) -> Tab:
+def reserve(
+    folder: Path, policy: Policy, cost: Cost, *, plan: str, start: str, round_number: int | None
+) -> Tab:
     """Open an account for a message, if the run may still cost as much.
 
     Args:
@@ -93,11 +96,12 @@ def reserve(folder: Path, policy: Policy, cost: Cost, *, plan: str, round_number
         policy: this hospital's.
         cost: the most that the message may take.
         plan: hash of the run's plan.
+        start: digest of the model that it starts from.
         round_number: of a message that trains in a round; None for any other.
 
     Raises:
         RefusedUpdate: code `cap-hours`, `cap-steps`, `cap-bytes`, `cap-rounds` or `cap-runs`, or
-            `not-planned`: the run was begun with another plan. Nothing changed.
+            `not-planned`: the run was begun with another plan or model. Nothing changed.
         RunError: code `disk`: the sums cannot be written; `ledger`: they cannot be read.
     """
     try:
@@ -107,9 +111,9 @@ def reserve(folder: Path, policy: Policy, cost: Cost, *, plan: str, round_number
     with _open(folder) as known:
         if known is None:
             _check_runs(folder, policy, plan)
-        before = known or Spent(plan)
-        if before.plan != plan:
-            raise RefusedUpdate("this run was begun with another plan", code="not-planned")
+        before = known or Spent(plan, start)
+        if (before.plan, before.start) != (plan, start):
+            raise RefusedUpdate("this run was begun with another plan or model", code="not-planned")
         after = _added(before, cost, round_number)
         _check(policy, before, after)
         _write(folder, after)
@@ -187,6 +191,7 @@ def _write(folder: Path, sums: Spent) -> None:
 def _parsed(words: Mapping[str, Any]) -> Spent:
     sums = Spent(
         str(words["plan"]),
+        str(words["start"]),
         float(words["seconds"]),
         int(words["steps"]),
         int(words["bytes_up"]),

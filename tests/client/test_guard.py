@@ -394,6 +394,12 @@ class TestSumsOverARun:
 
         assert [site.code(site.message()), other.code(other.message())] == [None, "not-planned"]
 
+    def test_a_run_starts_from_one_model(self, site: Hospital) -> None:
+        """Else a hub could fill the disk with models under one approved plan."""
+        codes = [site.code(site.message(wire.RECEIVE, start=f"{start:064x}")) for start in (1, 1, 2)]
+
+        assert codes == [None, None, "not-planned"]
+
     def test_a_kill_in_the_middle_leaves_the_most_that_it_may_have_cost(self, site: Hospital) -> None:
         class Kill(BaseException):
             pass
