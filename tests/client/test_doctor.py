@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -540,6 +541,13 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(world: World) -> 
     (said,) = _made(Row("x", "the weather", broken), subject(world.folder))  # type: ignore[arg-type]
     assert said.level == "FAIL"
     assert "the weather could not be looked at (ZeroDivisionError: by nothing)" in said.text
+
+
+def test_the_handbook_has_a_line_for_every_code() -> None:
+    page = (ROOT / "docs" / "site-handbook.md").read_text()
+    table = page.split("| code | looks at |", 1)[1].split("\n\n", 1)[0]
+
+    assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE) == [row.code for row in CHECKS]
 
 
 # The command
