@@ -189,7 +189,15 @@ def test_what_the_worker_works_on_is_known_from_its_forks(
     digest = open_site(folder).policy.approved[0].sha256  # type: ignore[union-attr]
     account = folder / "state" / ("ab" * 16)
     account.mkdir()
-    spent = {"schema": 1, "plan": digest, "seconds": 7.0, "steps": 5, "bytes_up": 10, "rounds": [1, 2]}
+    spent = {
+        "schema": 1,
+        "plan": digest,
+        "start": digest,
+        "seconds": 7.0,
+        "steps": 5,
+        "bytes_up": 10,
+        "rounds": [1, 2],
+    }
     (account / "spent.json").write_text(json.dumps(spent))
     opened, running = open_site(folder), {"worker": {"pid": os.getpid()}}
 
