@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 
 from common import certificates, processes
-from common.errors import FedGliaError, InputError, RunError
+from common.errors import FedGliaError, InputError, LockedError, RunError
 from server.hub import admissions, edge, making
 from server.hub.folder import Hub, programs
 
@@ -35,9 +35,14 @@ def prepare(hub: Hub) -> list[str]:
     """Make everything ready for the processes; returns warnings in words.
 
     Raises:
+        LockedError: they run already.
         InputError: something that only a person can mend; the message says how.
         RunError: the disk is full, or nginx refuses its configuration.
     """
+    if processes.states(hub.folder):
+        raise LockedError(
+            "the hub runs already; fedglia hub status shows how it is, fedglia hub stop stops it"
+        )
     for program in _PROGRAMS:
         if shutil.which(program, path=str(programs())) is None:
             raise InputError(
@@ -51,7 +56,8 @@ def prepare(hub: Hub) -> list[str]:
         raise InputError("; ".join(expiring))
     said += expiring
     busy = making.busy_ports(hub)
-    if busy:
+    # What a killed supervisor left behind holds them too; the new one ends that first.
+    if busy and not (hub.folder / "run" / "services.json").exists():
         raise InputError("; ".join(busy))
     making.write_derived(hub)
     (hub.folder / "logs").mkdir(mode=0o700, exist_ok=True)
