@@ -21,6 +21,8 @@ from common import wire
 from server.answers import OVERDUE, Answer, no_answer, read
 from server.link import Link, result_of
 
+WORKER_DIED = "worker-died"
+"""The code of a site whose process was killed at work, which another process may do better."""
 MOST_TRIES = 3
 """How often a question is sent to a site that loses it each time."""
 POLL_S = 0.1
@@ -194,11 +196,12 @@ def _judge(errand: _Errand, reply: Message, tour: _Tour) -> Answer | None:
         tour.link.forget(errand.node)
         errand.start_over()
         return None
-    lost = code in OVERDUE or code == ErrorCode.CLIENT_APP_CRASHED
+    answer = read(errand.site, reply)
+    lost = code in OVERDUE or code == ErrorCode.CLIENT_APP_CRASHED or answer.code == WORKER_DIED
     if lost and errand.tries < MOST_TRIES and tour.left_s > LONGEST_POLL_S:
         errand.start_over()
         return None
-    return read(errand.site, reply)
+    return answer
 
 
 def _judge_probe(errand: _Errand, tour: _Tour) -> None:

@@ -18,6 +18,7 @@ from server.run import Run
 
 LOOK_S = 0.2
 LINK_LOOK_S = 1.0
+LINK_GREETING_S = 30.0
 LIST_DEADLINE_S = 10.0
 ASK_AGAIN_S = 30.0
 """Until a deployed site that refused is asked again; each refusal is a line in that site's audit."""
@@ -61,7 +62,8 @@ def meet(line: Line, run: Run, words: Instruction, roster: Roster, *, deadline_s
     longest_s = run.plan.rounds.deadline_s if isinstance(line, Link) else deadline_s
     while True:
         left_s = deadline_s - (time.monotonic() - began)
-        greet_newcomers(line, run, words, roster, deadline_s=max(left_s, LOOK_S))
+        least_s = LINK_GREETING_S if isinstance(line, Link) else LOOK_S
+        greet_newcomers(line, run, words, roster, deadline_s=max(left_s, least_s))
         missing = [site for site in run.plan.site_names if site not in roster.nodes]
         if not missing or _nobody_else_can_come(line):
             break

@@ -43,6 +43,9 @@ RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 STOP_FILE = "stop"
 
+_TRIES = 4
+_TRY_AGAIN_S = 0.05
+
 _CLOSED = re.compile(r"round-(\d{4,})\.safetensors")
 
 Event = Mapping[str, Any]
@@ -240,15 +243,35 @@ def opened(folder: Path, *, listen: Listener = lambda event: None) -> Iterator[R
 
 @contextmanager
 def exclusive(path: Path, *, what: str) -> Iterator[None]:
-    """Hold a lock file for as long as the block runs; the system releases it if the process dies."""
+    """Hold a lock file for as long as the block runs; the system releases it if the process dies.
+
+    Raises:
+        LockedError: another process holds it.
+    """
     with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LockedError(
-                f"{what}: another process is writing it; wait for it or stop it first"
-            ) from None
+        for left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if left == 0:
+                    raise LockedError(
+                        f"{what}: another process is writing it; wait for it or stop it first"
+                    ) from None
+                time.sleep(_TRY_AGAIN_S)  # it may only have been looked at
         yield
+
+
+def is_open(folder: Path) -> bool:
+    """Whether a hub's process is at work on the run in this folder now."""
+    try:
+        with (folder / "hub.lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _interruptions(folder: Path) -> int:

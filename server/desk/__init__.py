@@ -1,1 +1,1 @@
-"""The coordinator's desk: start rounds, see where they stand, stop and resume them."""
+"""The coordinator's desk: plans become runs, and a run is watched, stopped and gone on with."""
