@@ -76,7 +76,7 @@ def prepare(folder: Path, *, only: str | None = None) -> Iterator[str]:
 
 def sweep(folder: Path, *, days: float) -> Iterator[str]:
     """Remove logs, states of runs and prepared cases that nobody used for `days`, and drafts of a kill."""
-    processes.sweep(folder, older_than_days=days, keep=4)
+    logs = processes.sweep(folder, older_than_days=days, keep=4)
     for part in (folder, folder / "run", folder / "models", folder / "cache"):
         sweep_drafts(part)
     runs = [path for path in (folder / "state").glob("*") if path.is_dir() and unused_days(path) > days]
@@ -85,9 +85,10 @@ def sweep(folder: Path, *, days: float) -> Iterator[str]:
     cases = [path for path in (folder / "cache").glob("*.safetensors") if unused_days(path) > days]
     for path in cases:
         path.unlink(missing_ok=True)
-    for count, what in ((len(runs), "state(s) of runs"), (len(cases), "prepared case(s)")):
+    swept = ((len(logs), "log(s)"), (len(runs), "state(s) of runs"), (len(cases), "prepared case(s)"))
+    for count, what in swept:
         if count:
-            yield f"swept {count} {what} that nobody asked for in {days:g} days"
+            yield f"swept {count} {what} that nobody used for {days:g} days"
 
 
 def unused_days(path: Path) -> float:

@@ -13,6 +13,7 @@ from client import audit, chain, egress
 from client.doctor.findings import Said, failed, passed, warned
 from client.doctor.subject import Subject
 from client.join import FORMAT, public_key
+from client.policy import Policy
 from client.services import unused_days
 from common.errors import FedGliaError
 from common.processes import states
@@ -67,10 +68,7 @@ def check_folder(subject: Subject) -> Iterator[Said]:
 
 def check_policy(subject: Subject) -> Iterator[Said]:
     """What does the policy allow, and could anything run under it?"""
-    policy = subject.site.policy
-    if policy is None:
-        yield failed("site.toml has no [hub] and no [policy]", "fedglia site init makes a site that can join")
-        return
+    policy = subject.site.policy or Policy()
     names = ", ".join(f"{plan.plan} ({plan.sha256[:12]})" for plan in policy.approved)
     if not names:
         yield warned("no plan is approved, so nothing can run", "fedglia site approve PLAN")

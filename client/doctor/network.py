@@ -98,6 +98,11 @@ def check_hub(subject: Subject) -> Iterator[Said]:
             f"{subject.site.hub} answers, but not as a hub that is well ({contact.words})",
             "ask the coordinator: fedglia hub status",
         )
+    elif contact.trouble == "proxy":
+        yield failed(
+            f"the proxy does not let this machine through ({contact.words})",
+            f"correct user and password in https_proxy; ask IT to allow CONNECT to {subject.site.hub}",
+        )
     else:
         yield failed(f"{subject.site.hub} cannot be reached ({contact.words})", _reach_mend(subject))
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 from client.doctor.contact import TIMEOUT_S, Contact, Proxy, ask, proxy_for, resolve
-from client.join import split_address
+from client.join import connection, split_address
 from client.site import Site, open_site
-from client.trust import CA_FILE, trust
+from client.trust import CA_FILE, UnreachableError, trust
 from common.errors import FedGliaError
 
 
@@ -63,6 +63,8 @@ class Subject:
     @cached_property
     def trusted(self) -> str | FedGliaError:
         """How the hub's authority came to be believed, which a check tries too; or why none is."""
+        if not (self.folder / CA_FILE).exists() and (self.proxy_trouble or self.unresolved):
+            return UnreachableError("no authority was met yet, and the way to the hub is not known")
         try:
             return trust(self.folder, self.site.hub, timeout_s=self.timeout_s).how
         except FedGliaError as error:
@@ -80,6 +82,7 @@ def subject(folder: Path) -> Subject:
     """The site in a folder, to be looked at.
 
     Raises:
-        SiteError: site.toml cannot be read.
+        SiteError: site.toml cannot be read, or names no hub.
     """
+    connection(folder)
     return Subject(open_site(folder))

@@ -115,8 +115,8 @@ def test_a_start_sweeps_what_nobody_used_for_long(folder: Path) -> None:
 
     told = list(services.sweep(folder, days=30))
     assert told == [
-        "swept 1 state(s) of runs that nobody asked for in 30 days",
-        "swept 1 prepared case(s) that nobody asked for in 30 days",
+        "swept 1 state(s) of runs that nobody used for 30 days",
+        "swept 1 prepared case(s) that nobody used for 30 days",
     ]
     assert (old.exists(), new.exists()) == (False, True)
     assert [path.exists() for path in entries] == [False, True, False]

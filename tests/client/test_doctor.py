@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -155,11 +157,6 @@ def two_sites(world: World) -> None:
     world.edit("minimum_sites = 3", "minimum_sites = 2")
 
 
-def no_policy(world: World) -> None:
-    text = (world.folder / "site.toml").read_text()
-    (world.folder / "site.toml").write_text(text.split("[hub]")[0])
-
-
 def cut_record(world: World) -> None:
     audit.note(world.folder, "withdrawn", {"patients": 1})
     file = world.folder / "audit.jsonl"
@@ -289,6 +286,24 @@ def proxy_away(world: World) -> None:
     world.patch.setenv("https_proxy", "http://me:geheim@127.0.0.1:1")
 
 
+def proxy_refuses(world: World) -> None:
+    """A proxy that wants a password: here anything that answers CONNECT with 407."""
+    server = socket.create_server(("127.0.0.1", 0))
+    world.patch.setattr(running, "HELD", server, raising=False)  # until the test ends
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                caller, _ = server.accept()
+                with caller:
+                    caller.recv(4096)
+                    caller.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    world.edit(world.hub.address, "hub.example:443")
+    world.patch.setenv("https_proxy", f"http://me:geheim@127.0.0.1:{server.getsockname()[1]}")
+
+
 def other_authority(world: World) -> None:
     (world.folder / "other").mkdir()
     certificates.make_authority(world.folder / "other", "another hub")
@@ -367,7 +382,6 @@ FAULTS: list[tuple[Callable[[World], None], str, str, str, str]] = [
     (open_folder, "folder", "WARN", "other users", "chmod 700"),
     (no_approval, "policy", "WARN", "no plan is approved", "fedglia site approve PLAN"),
     (two_sites, "policy", "WARN", "minimum_sites is 2", "minimum_sites = 3"),
-    (no_policy, "policy", "FAIL", "no [hub] and no [policy]", "fedglia site init"),
     (cut_record, "records", "FAIL", "line 1 was changed", "move audit.jsonl and its .head away"),
     (leave_draft, "leftovers", "WARN", "1 half-written file", "fedglia site start"),
     (leave_state, "leftovers", "WARN", "the state of 1 run", "fedglia site start"),
@@ -398,6 +412,7 @@ FAULTS: list[tuple[Callable[[World], None], str, str, str, str]] = [
     (bad_proxy, "proxy", "FAIL", "no address of a proxy", "export https_proxy="),
     (socks_proxy, "proxy", "FAIL", "a SOCKS proxy cannot be used", "HTTP proxy"),
     (proxy_away, "hub", "FAIL", "hub.example:443 cannot be reached", "the proxy must allow CONNECT"),
+    (proxy_refuses, "hub", "FAIL", "the proxy does not let this machine through", "user and password"),
     (other_authority, "hub", "FAIL", "another authority than the pinned", "fedglia site trust --replace"),
     (spoil_authority, "hub", "FAIL", "hub-ca.crt cannot be used", "fedglia site trust"),
     (site_ahead, "clock", "FAIL", "ahead of the hub's; from 5 s", "set-ntp true"),
@@ -572,10 +587,12 @@ def test_the_command_ends_with_0_or_1_and_speaks_json(world: World) -> None:
 
 
 def test_a_site_toml_that_cannot_be_read_is_an_error_of_its_own(world: World) -> None:
-    (world.folder / "site.toml").write_text("name = ")
-    with pytest.raises(SiteError) as refused:
-        subject(world.folder)
-    assert refused.value.exit_status == 2
+    text = (world.folder / "site.toml").read_text()
+    for spoilt in ("name = ", text.split("[hub]")[0]):
+        (world.folder / "site.toml").write_text(spoilt)
+        with pytest.raises(SiteError) as refused:
+            subject(world.folder)
+        assert refused.value.exit_status == 2
 
 
 def test_whatever_fails_or_warns_says_how_to_mend_it(world: World) -> None:
