@@ -89,7 +89,8 @@ def read_join_file(path: Path) -> JoinFile:
         first = error.errors()[0]
         key = str(first["loc"][0]).strip("_")
         raise InputError(
-            f"{path.name}: {key}: {first['msg'].lower()}; ask the site to make its join file again"
+            f"{path.name}: {key}: {first['msg'].lower()}; ask the site for its join file again, "
+            "made by the version of FedGlia that runs here"
         ) from None
     return JoinFile.model_validate(
         {**join.model_dump(), "public_key": _checked_key(join.public_key, path.name)}

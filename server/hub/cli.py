@@ -91,8 +91,16 @@ def hub_stop(folder: Path | None) -> None:
     """
     from server.hub import running
     from server.hub.folder import find_hub
+    from server.hub.standing import runs
 
-    click.echo("stopped" if running.stop(find_hub(folder)) else "the hub was not running")
+    found = find_hub(folder)
+    under_way = [run["name"] for run in runs(found) if run["status"] == "running"]
+    if not running.stop(found):
+        click.echo("the hub was not running")
+        return
+    click.echo("stopped; sites wait, and connect again when it is started")
+    for name in under_way:
+        click.echo(f"run {name} was under way; after the start: fedglia rounds resume {name}")
 
 
 @hub.command("status")

@@ -53,7 +53,7 @@ _CONFIGURATION = """\
 worker_rlimit_nofile 8192;
 daemon off;
 pid nginx.pid;
-error_log stderr warn;
+error_log stderr error;  # a warning says each time that a body went through a file
 events {{ worker_connections 4096; }}
 http {{
   log_format fleet '$time_iso8601 $remote_addr "$request" $status in=$request_length out=$bytes_sent '

@@ -54,8 +54,13 @@ def standing(hub: Hub) -> dict[str, Any]:
         "certificate": {"expires": certificates.expiry(hub.pki / "edge.crt").isoformat()},
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
         "sites": _sites(hub, reachable=unreachable is None),
-        "runs": [_run(path) for path in sorted(hub.runs_folder.glob("*/"), key=_age)],
+        "runs": runs(hub),
     }
+
+
+def runs(hub: Hub) -> list[dict[str, Any]]:
+    """Name, status, closed rounds and plan of each run, the one that was touched last at the end."""
+    return [_run(path) for path in sorted(hub.runs_folder.glob("*/"), key=_age)]
 
 
 def _sites(hub: Hub, *, reachable: bool) -> dict[str, Any]:
