@@ -80,7 +80,7 @@ def world(
     site = tmp_path / "site"
     policy: dict[str, object] = {"minimum_sites": 3}
     init_site(site, hub=served.address, name="adult-a", data=tiny_cohorts["adult-a"], policy=policy)
-    trust(site, served.address)
+    trust(site, served.address, ca=served.ca)
     with edited(site) as document:
         policy_of(document)["approved"] = [{"plan": "demo", "sha256": "ab" * 32, "when": ""}]
     return World(site, served, monkeypatch)
