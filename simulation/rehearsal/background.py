@@ -28,8 +28,9 @@ class Background:
     Connections that are still open when it stops are reset.
     """
 
-    def __init__(self, handler: Handler, port: int = 0) -> None:
+    def __init__(self, handler: Handler, port: int = 0, listener: socket.socket | None = None) -> None:
         self.port = port
+        self._listener = listener  # one that was made elsewhere; a network namespace keeps its sockets
         self._handler = handler
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -45,7 +46,7 @@ class Background:
         if self._loop is not None:
             raise RunError(f"port {self.port} of 127.0.0.1 is served already; stop it first")
         try:
-            listener = socket.create_server(("127.0.0.1", self.port))
+            listener = self._listener or socket.create_server(("127.0.0.1", self.port))
         except OSError as error:
             raise RunError(
                 f"port {self.port} of 127.0.0.1 cannot be used ({error.strerror}); name another"

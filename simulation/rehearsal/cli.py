@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -24,6 +25,23 @@ def federation(out: Path) -> None:
     click.echo(f"equal to the simulation, bit for bit: {'yes' if found['equal_to_simulate'] else 'NO'}")
     click.echo(f"report: {found['report']}\n{out / 'federation.json'} after {found['seconds']} s")
     if not found["equal_to_simulate"]:
+        raise click.exceptions.Exit(1)
+
+
+@rehearsal.command()
+@click.option("--out", default=Path("runs/chaos"), show_default=True, type=FOLDER)
+@click.option("--only", multiple=True, metavar="WORDS", help="Faults whose name holds this; again for more.")
+def chaos(out: Path, only: tuple[str, ...]) -> None:
+    """Start edge, hub and three sites, inject one fault after the other, stop everything.
+
+    Exit status: 0 all were survived, or could not be had here; 1 one was not.
+    """
+    from simulation.rehearsal.chaos import main, tally
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing is left running
+    rows = main(out.absolute(), tell=click.echo, only=only)
+    click.echo(f"{tally(rows)}\n{out / 'chaos.json'}")
+    if any(row["ok"] is False for row in rows):
         raise click.exceptions.Exit(1)
 
 

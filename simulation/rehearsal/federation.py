@@ -23,6 +23,7 @@ from common import plan as plans
 from common.checkpoint import load
 from common.errors import InputError, RunError
 from common.files import write_atomic
+from simulation.rehearsal.disks import unmount
 from simulation.rehearsal.machines import HubMachine, SiteMachine, free_port, wait_for
 
 PLAN = Path(__file__).with_name("rehearsal.toml")
@@ -92,11 +93,13 @@ def make_room(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARKER).is_file():
             raise InputError(f"{out.name}: is not empty and no rehearsal's; name another folder")
-        for folder in (*out.glob("site-*"), *out.glob("hub")):
+        for folder in (*out.glob("site-*"), *out.glob("hub"), *out.glob("*/hub")):
             role = "hub" if folder.name == "hub" else "site"
             machine = HubMachine(folder) if role == "hub" else SiteMachine(folder)
             with suppress(RunError):
                 machine.do(role, "stop", status=None)
+        for folder in out.iterdir():
+            unmount(folder)
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
@@ -109,7 +112,14 @@ def simulate(out: Path, *, plan: Path = PLAN) -> None:
 
 @contextmanager
 def raised(
-    out: Path, *, tell: Tell, plan: Path = PLAN, through: Callable[[str, str], str] | None = None
+    out: Path,
+    *,
+    tell: Tell,
+    plan: Path = PLAN,
+    through: Callable[[str, str], str] | None = None,
+    host: str = "localhost",
+    hub_folder: Path | None = None,
+    policy: tuple[str, ...] = (),
 ) -> Iterator[Federation]:
     """A hub and the plan's sites, started from nothing, stopped at the end.
 
@@ -118,9 +128,11 @@ def raised(
         tell: hears each step.
         plan: what the sites approve.
         through: site and the hub's address -> the address that the site dials.
+        host: the hub's name.
+        hub_folder: another than OUT/hub.
+        policy: KEY=VALUE of what each site allows.
     """
-    port = free_port()
-    hub = HubMachine(out / "hub", port=port)
+    hub = HubMachine(hub_folder or out / "hub", port=free_port(), host=host)
     names = plans.load(plan).site_names
     sites = {
         name: SiteMachine(out / f"site-{name}", name=name, data=out / "simulated" / "cohorts" / name)
@@ -129,11 +141,12 @@ def raised(
     federation = Federation(hub, sites, plan)
     try:
         tell(f"2  hub init, hub start  ({hub.address})")
-        hub.fedglia("hub", "init", str(hub.folder), "--address", hub.address)
+        hub.make()
         hub.do("hub", "start")
         for name, site in sites.items():
             tell(f"3  site init, hub admit, site approve, site start  ({name})")
-            site.join(hub, plan, through=through(name, hub.address) if through else None)
+            dialled = through(name, hub.address) if through else None
+            site.join(hub, plan, through=dialled, policy=policy)
             site.do("site", "start")
         yield federation
     finally:

@@ -26,10 +26,16 @@ COMMAND_S = 120.0
 
 @dataclass(frozen=True)
 class Machine:
-    """One role's folder, and the command that its person types."""
+    """One role's folder, and the command that its person types.
+
+    Attributes:
+        environment: what its person has set.
+        prefix: what is put before each command, for a machine in a network of its own.
+    """
 
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
 
     def fedglia(self, *arguments: str, timeout_s: float = COMMAND_S, status: int | None = 0) -> str:
         """Run a command on this machine; what it printed.
@@ -42,7 +48,7 @@ class Machine:
         Raises:
             RunError: another status, or no end; holds the last lines that were printed.
         """
-        command = [str(Path(sys.executable).with_name("fedglia")), *arguments]
+        command = [*self.prefix, str(Path(sys.executable).with_name("fedglia")), *arguments]
         try:
             done = subprocess.run(
                 command,
@@ -87,11 +93,23 @@ class HubMachine(Machine):
     """The coordinator's machine."""
 
     port: int = 0
+    host: str = "localhost"
 
     @property
     def address(self) -> str:
         """As sites dial it."""
-        return f"localhost:{self.port}"
+        return f"{self.host}:{self.port}"
+
+    @property
+    def local(self) -> str:
+        """The same, from this machine, where its name may resolve nowhere."""
+        return f"127.0.0.1:{self.port}"
+
+    def make(self) -> None:
+        """From nothing to ready to start; it listens on this machine alone."""
+        self.fedglia("hub", "init", str(self.folder), "--address", self.address)
+        settings = self.folder / "hub.toml"
+        settings.write_text(settings.read_text().replace('listen = "0.0.0.0"', 'listen = "127.0.0.1"'))
 
     def run_folder(self, name: str) -> Path:
         """The run directory of a run."""
@@ -124,15 +142,19 @@ class SiteMachine(Machine):
     name: str = ""
     data: Path = Path()
 
-    def join(self, hub: HubMachine, plan: Path, *, through: str | None = None) -> None:
+    def join(
+        self, hub: HubMachine, plan: Path, *, through: str | None = None, policy: tuple[str, ...] = ()
+    ) -> None:
         """From nothing to ready to start: init, admission by the hub, approval of the plan.
 
         Args:
             hub: where to.
             plan: the plan file that the coordinator sent.
             through: another address than the hub's, for what stands between.
+            policy: KEY=VALUE of what this hospital allows.
         """
-        to = ("--hub", through or hub.address, "--name", self.name, "--data", str(self.data))
+        to = ["--hub", through or hub.address, "--name", self.name, "--data", str(self.data)]
+        to += [word for setting in policy for word in ("--policy", setting)]
         self.fedglia("site", "init", str(self.folder), *to)
         hub.do("hub", "admit", str(self.folder / f"join-{self.name}.json"))
         self.do("site", "approve", str(plan), "--yes")

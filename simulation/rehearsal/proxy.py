@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import socket
 from collections import Counter
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -36,6 +37,7 @@ class Proxy:
         names: Mapping[str, str],
         login: tuple[str, str] | None = None,
         port: int = 0,
+        listener: socket.socket | None = None,
     ) -> None:
         self.answers: Counter[int] = Counter()
         """How often each HTTP status was given; 200 counts the tunnels."""
@@ -44,7 +46,7 @@ class Proxy:
         self._allowed = allowed
         self._names = dict(names)
         self._login = login
-        self._server = Background(self._handle, port)
+        self._server = Background(self._handle, port, listener)
 
     @property
     def url(self) -> str:
