@@ -7,6 +7,8 @@ the curve P-256; a private key is mode 0600 from its first byte on.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import ipaddress
 import ssl
 from collections.abc import Sequence
@@ -132,6 +134,19 @@ def fingerprint(pem: str | bytes) -> str:
     except ValueError:
         raise InputError("this is no certificate; give the PEM text of one") from None
     return digest.hex(":").upper()
+
+
+def key_fingerprint(public_key: str) -> str:
+    """SHA-256 of a public key in OpenSSH's form, as `ssh-keygen -l` shows it: `SHA256:...`.
+
+    Raises:
+        InputError: this is no such key.
+    """
+    try:
+        digest = hashlib.sha256(base64.b64decode(public_key.split()[1], validate=True)).digest()
+    except (IndexError, ValueError):
+        raise InputError("this is no public key in OpenSSH's form") from None
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def peer_chain(address: str, *, timeout_s: float) -> list[str]:

@@ -10,10 +10,8 @@ an admission without a number, and the next start gives it one.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +23,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.certificates import key_fingerprint
 from common.errors import InputError, LockedError, RunError
 from common.files import write_atomic
 from common.plan import SiteName
@@ -104,12 +103,6 @@ def version_differences(join: JoinFile) -> list[str]:
     return [
         f"{name} {there[name]} at the site, {here[name]} here" for name in here if here[name] != there[name]
     ]
-
-
-def key_fingerprint(public_key: str) -> str:
-    """As `ssh-keygen -l` shows it, `SHA256:...`, for reading out over the telephone."""
-    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def load(hub: Hub) -> dict[str, Admission]:

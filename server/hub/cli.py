@@ -128,12 +128,13 @@ def hub_admit(file: Path, folder: Path | None) -> None:
     Compare the key that is shown with the one that the site reads out. Exit status: 0 the site is admitted;
     1 Flower or the disk refused; 2 the file, the name or the key cannot be used.
     """
+    from common.certificates import key_fingerprint
     from server.hub import admissions
     from server.hub.folder import find_hub
 
     found = find_hub(folder)
     join = admissions.read_join_file(file)
-    click.echo(f"site {join.site}, key {admissions.key_fingerprint(join.public_key)}")
+    click.echo(f"site {join.site}, key {key_fingerprint(join.public_key)}")
     for line in admissions.version_differences(join):
         click.echo(f"warning: {line}; the site's doctor says whether they fit: fedglia site check", err=True)
     done = admissions.admit(found, join)

@@ -71,7 +71,7 @@ def _sites(hub: Hub, *, reachable: bool) -> dict[str, Any]:
     return {
         name: {
             "state": _state(entry, statuses),
-            "key": admissions.key_fingerprint(entry.public_key),
+            "key": certificates.key_fingerprint(entry.public_key),
             "node_id": None if entry.node_id is None else str(entry.node_id),
             "admitted_at": entry.admitted_at,
             "revoked_at": entry.revoked_at,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common import certificates
 from common.errors import InputError, RunError
@@ -142,3 +146,17 @@ def test_what_is_missing_is_named(pki: Path) -> None:
         certificates.issue(pki, "edge", hosts=["localhost"])
     with pytest.raises(InputError, match=r"none\.crt: is no certificate"):
         certificates.expiry(pki / "none.crt")
+
+
+def test_a_keys_fingerprint_is_that_of_ssh(tmp_path: Path) -> None:
+    public = ec.generate_private_key(ec.SECP384R1()).public_key()
+    key = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    (tmp_path / "key.pub").write_text(key)
+    for text in ("", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp384 AA$$"):
+        with pytest.raises(InputError, match="no public key"):
+            certificates.key_fingerprint(text)
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("ssh-keygen is not on this machine")
+    asked = ["ssh-keygen", "-lf", str(tmp_path / "key.pub")]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert certificates.key_fingerprint(f"{key} comment") in said.split()
