@@ -72,6 +72,7 @@ def init(
     from client.join import init_site
     from client.template import parsed_policy
     from client.trust import UnreachableError, trust
+    from common.certificates import key_fingerprint
 
     made = init_site(folder, hub=hub, name=name, data=data, policy=parsed_policy(settings))
     click.echo(
@@ -83,6 +84,7 @@ def init(
         click.echo(f"no contact with the hub yet: {error}. `fedglia site check` tries again.")
     click.echo(
         f"\nNext:\n  1. send {folder / f'join-{name}.json'} to the coordinator (it holds no secret)\n"
+        f"     and read out the key: {key_fingerprint((folder / 'key.pub').read_text())}\n"
         f"  2. read and edit {folder / 'site.toml'}: what this hospital allows\n"
         f"  3. fedglia site check --site {folder}"
     )
