@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from client.join import connection
@@ -24,6 +26,9 @@ LAST_POLL = Path("run") / "last-poll.json"
 """In a site folder: when the node last looked for a message and was heard."""
 
 STAMP_S = 2.0
+
+NODE = Path("run") / "node.json"
+"""In a site folder: the number by which the hub knows this site's node, and the machine where it ran."""
 
 
 def arguments(folder: Path) -> list[str]:
@@ -56,9 +61,32 @@ def stamper(folder: Path) -> Callable[[], None]:
     return stamp
 
 
+def predecessor(folder: Path) -> int | None:
+    """The node's number, where it ran on this machine before; None where it did not, or is not known.
+
+    On another machine an earlier node may still be alive: a folder that was copied. It is not pushed out.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((folder / NODE).read_text())
+        return int(known["node_id"]) if known["machine"] == platform.node() else None
+    return None
+
+
+def remember(folder: Path, node_id: int) -> None:
+    """Keep the node's number for the next process."""
+    with contextlib.suppress(RunError):  # without it a killed node is let in again after 20 s
+        content = {"node_id": str(node_id), "machine": platform.node()}
+        write_atomic(folder / NODE, json.dumps(content).encode())
+
+
 def main(folder: Path) -> None:
     """Be the node of the site in `folder`."""
-    status = supernode(arguments(folder), on_poll=stamper(folder))
+    status = supernode(
+        arguments(folder),
+        on_poll=stamper(folder),
+        predecessor=predecessor(folder),
+        on_joined=partial(remember, folder),
+    )
     os._exit(status)  # Flower's local server would keep this process for ever
 
 

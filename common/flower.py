@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flwr.app import Context, Message
     from flwr.supercore.run import Run
     from flwr.supercore.runtime import RuntimeHttpClient
+    from flwr.supernode.fleet_http_client import FleetHttpClient
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -97,15 +98,24 @@ def quicken() -> None:
         defaults.update(initial_backoff=FIRST_BACKOFF_S, backoff_cap=LONGEST_BACKOFF_S)
 
 
-def supernode(arguments: Sequence[str], *, on_poll: Callable[[], None]) -> int:
+def supernode(
+    arguments: Sequence[str],
+    *,
+    on_poll: Callable[[], None],
+    predecessor: int | None = None,
+    on_joined: Callable[[int], None] = lambda node_id: None,
+) -> int:
     """Run Flower's SuperNode in this process until its loop ends; the caller must exit then.
 
-    Its pauses and heartbeats are shorter, and a bundle that is not ours is not even opened.
+    Its pauses and heartbeats are shorter, and a bundle that is not ours is not even opened. It takes over
+    from a predecessor that was killed, where Flower lets nobody in until that one's heartbeats are overdue.
 
     Args:
         arguments: of the command `flower-supernode`.
         on_poll: called after each look at the hub that succeeded and found nothing, and again and again
             while a message is worked on.
+        predecessor: number of this site's node by which an earlier process of it is known, if one is.
+        on_joined: called with that number when the hub has let this process in.
     """
     from flwr.supercore import heartbeat
     from flwr.supercore.corestate import in_memory_corestate
@@ -115,6 +125,7 @@ def supernode(arguments: Sequence[str], *, on_poll: Callable[[], None]) -> int:
     for module in (heartbeat, in_memory_corestate, fleet_http_connection):
         _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_S)
     _replace(start_client_internal, "time", _Pauses(on_poll))
+    _replace(fleet_http_connection, "FleetHttpClient", successor(predecessor, on_joined))
     original = vars(start_client_internal)["get_fused_config_from_fab"]
 
     def settings(content: bytes, run: Run) -> dict[str, Any]:
@@ -125,6 +136,33 @@ def supernode(arguments: Sequence[str], *, on_poll: Callable[[], None]) -> int:
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
     return LOOP_ENDED
+
+
+def successor(predecessor: int | None, on_joined: Callable[[int], None]) -> type[FleetHttpClient]:
+    """Flower's client for the hub, which says goodbye for a predecessor before it joins.
+
+    The hub refuses two nodes of one key at once, and takes a killed one for alive until two heartbeats are
+    missing: 20 s in which a site that is back is turned away.
+    """
+    import httpx
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    class Successor(FleetHttpClient):
+        def ActivateNode(  # noqa: N802 - the name is Flower's
+            self, request: ActivateNodeRequest
+        ) -> ActivateNodeResponse:
+            if predecessor is not None:
+                try:
+                    self.DeactivateNode(DeactivateNodeRequest(node_id=predecessor))
+                except httpx.HTTPStatusError as error:
+                    if error.response.status_code in (502, 503, 504):
+                        raise  # the hub is away: Flower tries again
+            given = super().ActivateNode(request)
+            on_joined(given.node_id)
+            return given
+
+    return Successor
 
 
 @dataclass
