@@ -35,6 +35,8 @@ class Stage:
     answer: Mapping[str, type]
 
 
+_TABLES = {"dice", "hd95_mm", "empty"}
+
 RETURN_S = 120.0
 """A deployed site that is gone is given so long to come back and answer; a dead one would hold up the end."""
 
@@ -100,8 +102,28 @@ def _numbers(answer: Answer, stage: Stage) -> Mapping[str, Any] | None:
         return None
     if not all(isinstance(numbers.get(key), kind) for key, kind in stage.answer.items()):
         return None
-    believed = {"busy_s": busy_seconds(answer.content), "train_s": _seconds(numbers.get("train_s"))}
+    believed = {
+        "busy_s": busy_seconds(answer.content),
+        "train_s": _seconds(numbers.get("train_s")),
+        "scores": _scores(numbers["scores"]),
+    }
     return {**numbers, **believed}
+
+
+def _scores(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores as cards and reports can show them: regions with numbers, and a list of cases."""
+    found = dict(said)
+    for table in _TABLES & said.keys():
+        rows = said[table] if isinstance(said[table], dict) else {}
+        found[table] = {region: value for region, value in rows.items() if _is_number(value)}
+    if "cases" in said:
+        cases = said["cases"] if isinstance(said["cases"], list) else []
+        found["cases"] = [case for case in cases if isinstance(case, dict)]
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _seconds(value: object) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from server.card import PHANTOM_SENTENCE
 from simulation.tables import MODELS, Numbers, gain_of, mean_of
+from simulation.withheld import without_cases
 from simulation.wording import count_text, dice_text, gain_text, names_text
 
 STATUS_WORDS: Mapping[str, str] = {
@@ -74,6 +75,7 @@ def notices(
         *_without_validation(summary),
         *_few_tested(summary),
         *_undeclared(summary),
+        *_withheld(summary),
     ]
     order = ("fault", "care", "note")
     return sorted(found, key=lambda notice: order.index(notice.level))
@@ -219,7 +221,8 @@ def _zero_regions(site: Numbers) -> dict[str, list[str]]:
     for model in ("local_only", "federated", "adapted"):
         scores = site.get(model) or {"dice": {}, "cases": []}
         for region in scores["dice"]:
-            if region != "mean" and all(case["dice"][region] == 0 for case in scores["cases"]):
+            each = [case["dice"].get(region) for case in scores["cases"]]
+            if region != "mean" and each and all(value == 0 for value in each):
                 found.setdefault(region, []).append(MODELS[model])
     return found
 
@@ -280,6 +283,17 @@ def _without_validation(summary: Numbers) -> Iterator[Notice]:
             f"No validation case at {names_text(names)}",
             "There are too few patients. The fallback could not choose there: the global model is kept, "
             "whether fine-tuning made it better or worse.",
+        )
+
+
+def _withheld(summary: Numbers) -> Iterator[Notice]:
+    names = list(without_cases(summary))
+    if names:
+        yield Notice(
+            "note",
+            f"No scores of single cases from {names_text(names)}",
+            "The hospital's policy sends means and keeps the cases, or no patient is left to test on: there "
+            "are no ranges over cases and no marks in the chart for this site.",
         )
 
 

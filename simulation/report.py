@@ -24,6 +24,7 @@ from server.registry import list_releases
 from simulation import charts, findings, tables, wording
 from simulation.overlays import Gallery, gallery
 from simulation.tables import MODELS, Numbers, Table, case_dice
+from simulation.withheld import filled
 
 TEMPLATE = "report.html.j2"
 
@@ -58,8 +59,9 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         InputError: the folder holds no summary of a run.
     """
-    summary = _summary(run_folder)
+    said = _summary(run_folder)
     plan = load_plan(run_folder / "plan.toml")
+    summary = filled(said, STRUCTURES[plan.task.kind])
     page = environment().get_template(TEMPLATE).render(_content(run_folder, summary, plan))
     target = run_folder / "report.html"
     write_atomic(target, page.encode())
@@ -196,7 +198,7 @@ def _dots(summary: Numbers, structures: Sequence[str]) -> Markup:
         rows = [
             charts.Dots(word, tuple(case_dice(site[model], structures)), strong=model == site.get("kept"))
             for model, word in MODELS.items()
-            if site.get(model)
+            if site.get(model) and site[model]["cases"]
         ]
         if rows:
             groups[name] = rows

@@ -52,8 +52,8 @@ class Table:
 
 def mean_of(site: Numbers, model: str | None, metric: str = "dice") -> float | None:
     """A model's mean over structures and test cases at a site; None where it was not measured."""
-    scores = site.get(model or "")
-    return None if not scores else float(scores[metric]["mean"])
+    value = ((site.get(model or "") or {}).get(metric) or {}).get("mean")
+    return None if value is None else float(value)
 
 
 def gain_of(site: Numbers, metric: str = "dice") -> float | None:
@@ -109,7 +109,7 @@ def site_scores_table(name: str, site: Numbers, structures: Sequence[str]) -> Ta
         dice = [dice_text(scores["dice"][r]) + _mark(scores, r, structures) for r in regions]
         hd95 = [mm_text(scores["hd95_mm"][r]) + _mark(scores, r, structures) for r in regions]
         rows.append((label, *dice, *hd95))
-    cases = len(next(iter(judged.values()))["cases"])
+    cases = int((site.get("cases") or {}).get("test") or len(next(iter(judged.values()))["cases"]))
     return Table(
         f"{name}: Dice and HD95 by model and region, mean over {count_text(cases, 'test case')}",
         ("model", *regions, *regions),
@@ -159,15 +159,16 @@ def gains_table(summary: Numbers, structures: Sequence[str]) -> Table | None:
 
 def _gain_row(name: str, site: Numbers, structures: Sequence[str]) -> tuple[str, ...]:
     kept, alone = (case_dice(site[model], structures) for model in (site["kept"], "local_only"))
-    each = [ours - theirs for ours, theirs in zip(kept, alone, strict=True)]
+    # A hospital may send the means and not the cases.
+    each = [ours - theirs for ours, theirs in zip(kept, alone, strict=True)] if kept and alone else []
     return (
         name,
-        str(len(each)),
+        str(len(each) or (site.get("cases") or {}).get("test", UNKNOWN)),
         dice_text(mean_of(site, "local_only")),
         dice_text(mean_of(site, site["kept"])),
         gain_text(gain_of(site)),
         f"{gain_text(min(each))} to {gain_text(max(each))}" if len(each) > 1 else UNKNOWN,
-        f"{sum(value > 0 for value in each)} of {len(each)}",
+        f"{sum(value > 0 for value in each)} of {len(each)}" if each else UNKNOWN,
         gain_text(gain_of(site, "hd95_mm"), digits=1),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from common.errors import InputError, LockedError, PlanError, RunError
 from common.files import write_atomic
 from common.plan import Plan, parse
-from server.desk.reading import FLOWER_FILE, events_of, read_json, starts, times_opened
+from server.desk.reading import events_of, read_json, starts, starts_file, times_opened
 from server.hub import control
 from server.hub.folder import Hub
 from server.run import RUN_NAME, STOP_FILE, create, is_open
@@ -94,7 +94,9 @@ def start(hub: Hub, folder: Path) -> None:
     opened_before = times_opened(events_of(folder))
     number = control.start_run(hub, folder.name)
     known = [*starts(folder), {"flower": number, "at": time.time(), "opened_before": opened_before}]
-    write_atomic(folder / FLOWER_FILE, json.dumps({"schema": 1, "starts": known}, indent=1).encode())
+    kept = starts_file(folder)
+    kept.parent.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(kept, json.dumps({"schema": 1, "starts": known}, indent=1).encode())
     end = time.monotonic() + BEGIN_S
     ask_at = time.monotonic() + _ASK_FLOWER_S
     while times_opened(events_of(folder)) <= opened_before:

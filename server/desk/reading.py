@@ -16,8 +16,8 @@ from server.hub import admissions, control
 from server.hub.folder import Hub
 from server.run import RUN_NAME, is_open
 
-FLOWER_FILE = "flower.json"
-"""In a deployed run's directory: Flower's number of each time that it was started."""
+STARTS = "desk"
+"""HUB/desk/RUN.json: each time that a run was started. Not in the run directory, which has one writer."""
 QUEUED_S = 180.0
 """So long Flower may take to begin a run; one that nobody works on after that was interrupted."""
 
@@ -98,7 +98,12 @@ def connections(hub: Hub) -> dict[str, str] | None:
 
 def starts(folder: Path) -> list[dict[str, Any]]:
     """Each time that a run was started: `flower` (its number there), `at`, `opened_before`."""
-    return list(read_json(folder / FLOWER_FILE).get("starts", []))
+    return list(read_json(starts_file(folder)).get("starts", []))
+
+
+def starts_file(folder: Path) -> Path:
+    """Where the starts of the run in `folder`, one of HUB/runs, are kept."""
+    return folder.parents[1] / STARTS / f"{folder.name}.json"
 
 
 def read_json(path: Path) -> dict[str, Any]:
