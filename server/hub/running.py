@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import ssl
 import sys
@@ -63,6 +64,10 @@ def prepare(hub: Hub) -> list[str]:
     (hub.folder / "logs").mkdir(mode=0o700, exist_ok=True)
     edge.check_configuration(hub.folder / "edge")
     said += disk_warnings(hub)
+    if os.geteuid() == 0:
+        said.append(
+            "the hub runs as root, its edge too; give it a user of its own, which needs no rights at all"
+        )
     processes.sweep(hub.folder, older_than_days=LOG_DAYS, keep=KEPT_LOGS)
     return said
 
