@@ -19,7 +19,7 @@ from typing import Any
 from common.errors import InputError, RunError
 from common.files import write_atomic
 from simulation.rehearsal.disks import Disk, small_disk
-from simulation.rehearsal.faults import FAULTS, Fault
+from simulation.rehearsal.faults import DISK_SITE, FAULTS, Fault
 from simulation.rehearsal.federation import Federation, Tell, make_room, raised, simulate
 from simulation.rehearsal.link import Link
 from simulation.rehearsal.scene import Scene
@@ -97,7 +97,7 @@ def _calmed(scene: Scene, rest: Sequence[Fault], *, tell: Tell, revoked: frozens
 def standing(out: Path, *, tell: Tell) -> Iterator[tuple[Federation, Links, dict[str, Disk]]]:
     """A federation whose links and disks obey; stopped, mended and unmounted at the end."""
     with ExitStack() as stack:
-        names = {"hub": out / "hub-disk", "adult-b": out / "site-adult-b"}
+        names = {"hub": out / "hub-disk", DISK_SITE: out / f"site-{DISK_SITE}"}
         made = {
             name: stack.enter_context(small_disk(path, size_bytes=DISK_BYTES)) for name, path in names.items()
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import click
@@ -21,7 +22,8 @@ def federation(out: Path) -> None:
     """Start edge, hub and three sites, run a small plan, compare with the simulation, stop everything."""
     from simulation.rehearsal.federation import main
 
-    found = main(out.absolute(), tell=click.echo)
+    began = time.monotonic()
+    found = main(out.absolute(), tell=lambda line: click.echo(f"{time.monotonic() - began:6.1f} s  {line}"))
     click.echo(f"equal to the simulation, bit for bit: {'yes' if found['equal_to_simulate'] else 'NO'}")
     click.echo(f"report: {found['report']}\n{out / 'federation.json'} after {found['seconds']} s")
     if not found["equal_to_simulate"]:

@@ -30,6 +30,9 @@ ORPHAN_S = 10.0
 """From a round's deadline until the training of a straggler must have ended."""
 PROBE_S = 5.0
 
+DISK_SITE = "adult-b"
+"""The site whose folder lies on a small disk of its own."""
+
 Words = str
 FOLDED, LOST, LATE, REFUSED = "folded", "lost", "late", "refused"
 
@@ -74,7 +77,7 @@ class Fault:
 
     name: str
     inject: Callable[[Scene], Words]
-    hit: str = "adult-b"
+    hit: str = DISK_SITE
     prepare: Callable[[Scene], None] = as_it_is
     moment: Callable[[Scene], None] = in_training
     outcomes: frozenset[str] = frozenset({FOLDED})
@@ -280,7 +283,7 @@ FAULTS: tuple[Fault, ...] = (
         outcomes=_LOSS,
     ),
     Fault("certificate rotated", renew_certificate),
-    Fault("disk full at a site", fill_site, outcomes=frozenset({REFUSED}), disk="adult-b"),
+    Fault("disk full at a site", fill_site, outcomes=frozenset({REFUSED}), disk=DISK_SITE),
     Fault("disk full at the hub", fill_hub, person=True, disk="hub"),
     Fault(
         "run through a CONNECT proxy",

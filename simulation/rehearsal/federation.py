@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from common.checkpoint import load
 from common.errors import InputError, RunError
 from common.files import write_atomic
 from simulation.rehearsal.disks import unmount
-from simulation.rehearsal.machines import HubMachine, SiteMachine, free_port, wait_for
+from simulation.rehearsal.machines import HubMachine, Machine, SiteMachine, free_port, wait_for
 
 PLAN = Path(__file__).with_name("rehearsal.toml")
 MARKER = ".rehearsal"
@@ -44,9 +45,14 @@ class Federation:
 
     def stop(self) -> None:
         """Stop everything that was started, whatever state it is in."""
-        for machine in (*self.sites.values(), self.hub):
-            with suppress(RunError):
-                machine.do("hub" if machine is self.hub else "site", "stop", status=None)
+        with ThreadPoolExecutor() as hands:
+            list(hands.map(lambda site: _stop(site, "site"), self.sites.values()))
+        _stop(self.hub, "hub")
+
+
+def _stop(machine: Machine, role: str) -> None:
+    with suppress(RunError):
+        machine.do(role, "stop", status=None)
 
 
 def main(out: Path, *, tell: Tell) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def main(out: Path, *, tell: Tell) -> dict[str, Any]:
         name = "rehearsal-1"
         federation.hub.do("rounds", "start", str(federation.plan), "--yes", "--name", name)
         follow(federation.hub, name, tell=tell)
-        tell(federation.hub.do("rounds", "report", name, status=None))
+        tell(federation.hub.do("rounds", "report", name))
         summary = federation.hub.summary(name)
     run = federation.hub.run_folder(name)
     found = {
@@ -95,9 +101,7 @@ def make_room(out: Path) -> None:
             raise InputError(f"{out.name}: is not empty and no rehearsal's; name another folder")
         for folder in (*out.glob("site-*"), *out.glob("hub"), *out.glob("*/hub")):
             role = "hub" if folder.name == "hub" else "site"
-            machine = HubMachine(folder) if role == "hub" else SiteMachine(folder)
-            with suppress(RunError):
-                machine.do(role, "stop", status=None)
+            _stop(HubMachine(folder) if role == "hub" else SiteMachine(folder), role)
         for folder in out.iterdir():
             unmount(folder)
         shutil.rmtree(out)
@@ -144,10 +148,11 @@ def raised(
         hub.make()
         hub.do("hub", "start")
         for name, site in sites.items():
-            tell(f"3  site init, hub admit, site approve, site start  ({name})")
+            tell(f"3  site init, hub admit, site approve  ({name}), then site start")
             dialled = through(name, hub.address) if through else None
             site.join(hub, plan, through=dialled, policy=policy)
-            site.do("site", "start")
+        with ThreadPoolExecutor() as hands:
+            list(hands.map(lambda site: site.do("site", "start"), sites.values()))
         yield federation
     finally:
         federation.stop()

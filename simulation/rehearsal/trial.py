@@ -126,6 +126,8 @@ def to_its_end(scene: Scene, wrong: list[str]) -> str | None:
         scene: the run.
         wrong: takes what went wrong on the way.
     """
+    if not (scene.folder / "run.json").is_file():
+        return None  # it was never made
     resumed: str | None = None
     end = time.monotonic() + END_S
     dead_since: float | None = None
@@ -133,7 +135,7 @@ def to_its_end(scene: Scene, wrong: list[str]) -> str | None:
         now = time.monotonic()
         dead_since = None if state == "running" else dead_since or now
         if dead_since is not None and now - dead_since > SURELY_DEAD_S:
-            if resumed or state == "not begun":
+            if resumed:
                 break
             resumed = resume(scene, wrong)
             dead_since = None
