@@ -38,7 +38,7 @@ Refuse = Callable[[Task, str], Message]
 """A task and a code -> the reply of a message that could not be answered by its own process."""
 
 EAGER_PAUSE_S, EAGER_FOR_S, IDLE_PAUSE_S = 0.1, 120.0, 0.5
-BEAT_S = 5.0
+BEAT_S = 2.0
 GRACE_S = 5.0
 """An overdue message ends itself at its deadline; one that cannot is killed so much later."""
 
