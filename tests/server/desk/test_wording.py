@@ -9,7 +9,7 @@ import pytest
 
 from client.policy import Policy, excesses
 from common.plan import Plan
-from server.desk.wording import WORDS, duration, explain, size
+from server.desk.wording import RUN_STATES, STATES, WORDS, duration, explain, size
 from tests.stub_sites import plan_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +37,13 @@ def test_each_cap_has_words() -> None:
     found = asked(plan_of(rounds__count=10**6), Policy(minimum_sites=3))
     assert {"cap-rounds", "cap-steps", "cap-bytes", "minimum-sites"} <= found
     assert found <= WORDS.keys()
+
+
+def test_the_handbook_names_every_state() -> None:
+    page = (ROOT / "docs" / "coordinator-handbook.md").read_text()
+    words = page.split("## What the words mean", 1)[1].split("\n## ", 1)[0]
+    named = re.findall(r"^\| `([a-z ]+)` \|", words, re.MULTILINE)
+    assert named == [*RUN_STATES, *STATES]
 
 
 def test_a_code_that_is_not_known_is_shown_as_it_is() -> None:
