@@ -12,6 +12,7 @@ from flwr.app import RecordDict
 from common import wire
 from common.errors import QuorumError, RefusedUpdate
 from common.instruction import Instruction
+from server.answers import Answer
 from server.exchange import Line, ask
 from server.link import Link
 from server.run import Run
@@ -22,6 +23,7 @@ LINK_GREETING_S = 30.0
 LIST_DEADLINE_S = 10.0
 ASK_AGAIN_S = 30.0
 """Until a deployed site that refused is asked again; each refusal is a line in that site's audit."""
+LONGEST_PEACE_S = 900.0
 
 
 @dataclass
@@ -31,8 +33,9 @@ class Roster:
     Attributes:
         nodes: site -> Flower node id, in the plan's order.
         facts: site -> what it said about itself (counts, field strength, notes).
-        turned_away: node -> when it said that it is none of the plan's sites, or refused, `time.monotonic`
-            seconds.
+        turned_away: nodes that are none of the plan's sites, refused, or did not answer -> when a deployed hub
+            asks again, `time.monotonic` seconds.
+        unanswered: node -> how often it did not answer a greeting in a row.
         domains: site -> number of its domain; empty where nothing is aligned.
         domain_names: what the domains are called, in the order of their numbers.
     """
@@ -40,6 +43,7 @@ class Roster:
     nodes: dict[str, int] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     turned_away: dict[int, float] = field(default_factory=dict)
+    unanswered: dict[int, int] = field(default_factory=dict)
     domains: dict[str, int] = field(default_factory=dict)
     domain_names: tuple[str, ...] = ()
 
@@ -91,8 +95,7 @@ def greet_newcomers(line: Line, run: Run, words: Instruction, roster: Roster, *,
         name = str(facts["site"]) if facts else "?"
         code = answer.code or _fault(line, run, roster, registered=answer.site, facts=facts)
         if facts is None or code:
-            if answer.outcome in {"answered", "refused"}:
-                roster.turned_away[node] = time.monotonic()
+            _turn_away(line, roster, node, answer)
             known = answer.site if isinstance(line, Link) else name
             run.event("site unusable", site=known, outcome=answer.outcome, code=code)
             continue
@@ -110,8 +113,7 @@ def _newcomers(line: Line, run: Run, roster: Roster) -> dict[str, int]:
     approve a plan that it refused a minute ago.
     """
     if isinstance(line, Link):
-        now = time.monotonic()
-        asked_lately = {node for node, at in roster.turned_away.items() if now - at < ASK_AGAIN_S}
+        asked_lately = {node for node, until in roster.turned_away.items() if time.monotonic() < until}
         nodes = line.nodes(within_s=LIST_DEADLINE_S)
         named = {facts.name: node for node, facts in sorted(nodes.items())}
         return {
@@ -121,6 +123,15 @@ def _newcomers(line: Line, run: Run, roster: Roster) -> dict[str, int]:
         }
     known = {*roster.nodes.values(), *roster.turned_away}
     return {str(node): node for node in line.get_node_ids() if node not in known}
+
+
+def _turn_away(line: Line, roster: Roster, node: int, answer: Answer) -> None:
+    """Leave a node in peace for a while; one that is silent for longer each time, as every round waits."""
+    if answer.outcome in {"answered", "refused"}:
+        roster.turned_away[node] = time.monotonic() + ASK_AGAIN_S
+    elif answer.outcome == "late" and isinstance(line, Link):
+        times = roster.unanswered[node] = roster.unanswered.get(node, -1) + 1
+        roster.turned_away[node] = time.monotonic() + min(ASK_AGAIN_S * 2**times, LONGEST_PEACE_S)
 
 
 def _fault(line: Line, run: Run, roster: Roster, *, registered: str, facts: dict[str, Any] | None) -> str:

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from common.errors import InputError, LockedError, PlanError, RunError
@@ -150,6 +151,9 @@ def resume(hub: Hub, folder: Path, plan: Plan) -> None:
         raise PlanError(f"run {folder.name}: its plan.toml is not the one that it began with; put it back")
     if not control.is_up(hub):
         raise RunError("the hub is not running; start it: fedglia hub start", code="hub-down")
+    for before in starts(folder)[-1:]:
+        with suppress(RunError):  # it has ended there too, unless its process died a moment ago
+            control.stop_run(hub, str(before["flower"]))
     create(folder, plan, resume=True)
     start(hub, folder)
 

@@ -19,6 +19,7 @@ ENDED = ("completed", "failed", "stopped")
 _WORK = {wire.EVALUATE: "judging", wire.HELLO: "connected", wire.RECEIVE: "connected"}
 _STAGE_WORK = {"before": "judging", "federated": "judging"}
 _AT_REST = ("configured", "connected")
+_AT_WORK = ("training", "judging")
 
 
 @dataclass(frozen=True)
@@ -261,8 +262,10 @@ def _site_state(site: str, facts: Facts, mark: tuple[str, str] | None, *, active
     """What the run last heard, unless who is connected knows better."""
     if facts.admissions.get(site) == "revoked":
         return "revoked", "revoked"
-    if mark is not None and not (active and mark[0] in _AT_REST):
+    if mark is not None and mark[0] not in (_AT_REST if active else (*_AT_REST, *_AT_WORK)):
         return mark
+    if not active:
+        mark = None  # nobody waits for what it was asked
     if site not in facts.admissions:
         return mark or ("not admitted", "not-admitted")
     node = None if facts.nodes is None else facts.nodes.get(site, "registered")

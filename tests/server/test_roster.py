@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -85,7 +86,7 @@ def test_a_site_that_was_admitted_anew_replaces_its_old_node(run: Run) -> None:
     assert (old, roster.nodes["ssa"]) == (102, 999)
 
 
-def test_a_site_that_refused_is_asked_again_later(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_that_refused_is_asked_again_later(run: Run) -> None:
     """A hospital approves a plan after the hub asked first; until then it is left in peace."""
     refuses = StubSites({"ssa": "refuses"}, kinds=(wire.HELLO,))
     roster = Roster()
@@ -96,9 +97,22 @@ def test_a_site_that_refused_is_asked_again_later(run: Run, monkeypatch: pytest.
         assert grid.sites["ssa"].received == [wire.HELLO]
         assert unusable(run) == [("ssa", "plan")]
         grid.answer_with(StubSites())
-        monkeypatch.setattr(roster_module, "ASK_AGAIN_S", 0.0)
+        roster.turned_away = dict.fromkeys(roster.turned_away, time.monotonic())
         greet_newcomers(line, run, words_of(run), roster, deadline_s=30)
     assert tuple(roster.nodes) == SITES
+
+
+def test_a_site_that_does_not_answer_holds_up_fewer_rounds_each_time(run: Run) -> None:
+    roster = Roster()
+    with SuperLink(*SITES) as grid:
+        grid.sites["ssa"].work_s = 60.0
+        line = Link(grid)
+        waits = []
+        for _ in range(4):
+            roster.turned_away = {}
+            greet_newcomers(line, run, words_of(run), roster, deadline_s=0.3)
+            waits.append(roster.turned_away[grid.sites["ssa"].node] - time.monotonic())
+    assert [round(wait / 30) for wait in waits] == [1, 2, 4, 8]
 
 
 def test_a_hub_without_a_quorum_waits_for_who_comes_late(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

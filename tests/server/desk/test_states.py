@@ -146,6 +146,13 @@ def test_an_ended_run(status: str) -> None:
     assert found.detail == ("round 1: too few" if status == "failed" else "")
 
 
+def test_a_site_that_was_at_work_when_the_run_ended_is_only_there() -> None:
+    answered = at(20, "site answered", site=ADULT_A, round=1)
+    events = [*MET, *ASKED, answered, at(50, "run stopped", by="person")]
+    found = standing(facts(events, status="stopped", open=False), now=60)
+    assert states(found) == {ADULT_A: "answered", ADULT_B: "connected", SSA: "connected"}
+
+
 def test_a_run_whose_process_died_is_named_so() -> None:
     found = standing(facts([*MET, *ASKED], status="running", open=False), now=60)
     assert found.state == "interrupted"
