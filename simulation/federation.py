@@ -38,6 +38,7 @@ from simulation.preparation import cores, prepare
 
 Engine = Literal["local", "flower"]
 
+
 @dataclass(frozen=True)
 class Federation:
     """What is simulated, and where.
