@@ -33,7 +33,7 @@ class Roster:
     Attributes:
         nodes: site -> Flower node id, in the plan's order.
         facts: site -> what it said about itself (counts, field strength, notes).
-        turned_away: nodes that are none of the plan's sites, refused, or did not answer -> when a deployed hub
+        turned_away: nodes of no site of the plan, that refused, or did not answer -> when a deployed hub
             asks again, `time.monotonic` seconds.
         unanswered: node -> how often it did not answer a greeting in a row.
         domains: site -> number of its domain; empty where nothing is aligned.
