@@ -88,6 +88,10 @@ def headline(summary: Numbers) -> str:
         known = [name for name, site in summary["sites"].items() if mean_of(site, "before") is not None]
         if not known:
             return "No model has been judged on any site's test cases yet."
+        if summary.get("status") == "completed" and not any(
+            "local_only" in s for s in summary["sites"].values()
+        ):
+            return _against_before(summary)
         return "What joining brought cannot be said yet: kept model and training alone are not both judged."
     worst = min(gains, key=lambda name: gains[name])
     better = sum(gain > 0 for gain in gains.values())
@@ -95,6 +99,26 @@ def headline(summary: Numbers) -> str:
         f"Against training alone, the model that each site kept changed mean test Dice by "
         f"{gain_text(fmean(gains.values()))} on average over {count_text(len(gains), 'site')} "
         f"({better} of {len(gains)} better); the worst site is {worst} with {gain_text(gains[worst])}."
+    )
+
+
+def _against_before(summary: Numbers) -> str:
+    """Where the plan trains no site alone, the first model is all that there is to compare with."""
+    words = "What joining brought cannot be said: the plan trains no site alone for comparison."
+    kept = {name: mean_of(site, site.get("kept")) for name, site in summary["sites"].items()}
+    first = {name: mean_of(site, "before") for name, site in summary["sites"].items()}
+    rises = {
+        name: now - then
+        for name in kept
+        if (now := kept[name]) is not None and (then := first[name]) is not None
+    }
+    if not rises:
+        return words
+    worst = min(rises, key=lambda name: rises[name])
+    return (
+        f"{words} Against the first model, the one that each site kept changed mean test Dice by "
+        f"{gain_text(fmean(rises.values()))} on average over {count_text(len(rises), 'site')}; "
+        f"the worst site is {worst} with {gain_text(rises[worst])}."
     )
 
 
@@ -133,7 +157,8 @@ def empty_words(site: Numbers) -> list[str]:
         touched = {region: count for region, count in scores.get("empty", {}).items() if count}
         if touched:
             counts = ", ".join(f"{region} {count}" for region, count in touched.items())
-            lines.append(f"{word}: {counts} of {count_text(len(scores['cases']), 'case')}")
+            tested = len(scores.get("cases") or ()) or (site.get("cases") or {}).get("test", 0)
+            lines.append(f"{word}: {counts} of {count_text(tested, 'case')}")
     return lines
 
 

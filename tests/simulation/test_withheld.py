@@ -65,3 +65,15 @@ def test_a_case_that_lacks_a_number_is_left_out() -> None:
 def test_the_overview_shows_a_dash_for_what_is_not_known() -> None:
     table = tables.overview_table(summary(before={}, adapted={"dice": MEANS}))
     assert table.rows[0][3:7] == (UNKNOWN, UNKNOWN, UNKNOWN, "0.200")
+
+
+def test_where_nobody_trains_alone_the_first_model_is_compared_with() -> None:
+    better = {**WHOLE, "dice": {**MEANS, "mean": 0.5}}
+    words = findings.headline(summary(before=WHOLE, federated=WHOLE, adapted=better))
+    assert "trains no site alone" in words
+    assert "+0.300 on average over 1 site" in words
+
+
+def test_values_by_the_rule_are_counted_over_the_cases_that_were_tested() -> None:
+    told = filled(summary(adapted={**WHOLE, "cases": []}), STRUCTURES)
+    assert findings.empty_words(told["sites"]["ssa"]) == ["adapted: NCR 1 of 7 cases"]
