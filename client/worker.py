@@ -125,6 +125,10 @@ def _be_the_child(task: Task, answer: Answer) -> None:
         status = 0
     except Overdue:
         status = 3
+    except ConnectionError as error:
+        # A second reply would be one too many: the SuperNode sends it in place of the next message's own.
+        log.warning("%s", error)
+        status = 0
     except BaseException as error:  # nothing may return from here into the parent's loop
         log.error("a message was not answered (%s)", type(error).__name__)
     finally:

@@ -47,6 +47,12 @@ class Roster:
     domains: dict[str, int] = field(default_factory=dict)
     domain_names: tuple[str, ...] = ()
 
+    def forgive(self) -> None:
+        """Ask who did not answer again at the next occasion: it may be at work on what nobody waits for."""
+        for node in self.unanswered:
+            self.turned_away.pop(node, None)
+        self.unanswered.clear()
+
     def weight_limit(self, site: str) -> int:
         """The most that a site may claim to weigh: the training patients it declared."""
         return int(self.facts[site]["patients"]["train"])
@@ -68,6 +74,7 @@ def meet(line: Line, run: Run, words: Instruction, roster: Roster, *, deadline_s
         left_s = deadline_s - (time.monotonic() - began)
         least_s = LINK_GREETING_S if isinstance(line, Link) else LOOK_S
         greet_newcomers(line, run, words, roster, deadline_s=max(left_s, least_s))
+        roster.forgive()
         missing = [site for site in run.plan.site_names if site not in roster.nodes]
         if not missing or _nobody_else_can_come(line):
             break
@@ -129,7 +136,7 @@ def _turn_away(line: Line, roster: Roster, node: int, answer: Answer) -> None:
     """Leave a node in peace for a while; one that is silent for longer each time, as every round waits."""
     if answer.outcome in {"answered", "refused"}:
         roster.turned_away[node] = time.monotonic() + ASK_AGAIN_S
-    elif answer.outcome == "late" and isinstance(line, Link):
+    elif answer.outcome == "late" and isinstance(line, Link):  # in a simulation it is asked again
         times = roster.unanswered[node] = roster.unanswered.get(node, -1) + 1
         roster.turned_away[node] = time.monotonic() + min(ASK_AGAIN_S * 2**times, LONGEST_PEACE_S)
 

@@ -107,6 +107,17 @@ def test_a_process_that_dies_is_answered_for(tmp_path: Path) -> None:
     assert task.answers() == {"worker-died": os.getpid()}
 
 
+def test_a_reply_that_the_node_did_not_take_is_not_replaced_by_another(tmp_path: Path) -> None:
+    """Its run was ended meanwhile; a second reply would be sent in place of the next message's own."""
+    task = StubTask(tmp_path)
+
+    def refused(_: StubTask) -> Message:
+        raise ConnectionError("the SuperNode did not take the reply")
+
+    serve(refused, task)
+    assert task.answers() == {}
+
+
 def test_an_exception_is_answered_for_and_the_worker_goes_on(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "good").mkdir()

@@ -127,6 +127,27 @@ def test_a_hub_without_a_quorum_waits_for_who_comes_late(run: Run, monkeypatch: 
     assert list(roster.nodes) == [SITES[0], "ssa"]
 
 
+def test_a_site_at_work_on_what_nobody_waits_for_is_met_when_it_is_done(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a stop and a resume: its quorum needs it, and it answers nobody until it is free."""
+    monkeypatch.setattr(roster_module, "LINK_LOOK_S", 0.05)
+    monkeypatch.setattr(roster_module, "LINK_GREETING_S", 0.2)
+    roster = Roster()
+    with SuperLink(*SITES) as grid:
+        for site in SITES[1:]:
+            grid.sites[site].work_s = 1.0
+
+        def be_free() -> None:
+            for site in SITES[1:]:
+                grid.sites[site].work_s = 0.0
+
+        later = threading.Timer(0.7, be_free)
+        later.start()
+        meet(Link(grid), run, words_of(run), roster, deadline_s=0.2)
+    assert len(roster.nodes) >= 2
+
+
 def test_a_hub_whose_sites_never_come_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roster_module, "LINK_LOOK_S", 0.05)
     create(tmp_path / "run", plan_of(rounds__deadline_s=1.0), resume=False)
