@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,7 +63,10 @@ EAGER_PAUSE_S, EAGER_FOR_S = 0.25, 120.0
 LOOP_ENDED = 75
 """Exit status of a SuperNode whose loop ended by itself, which Flower leaves hanging; start it again."""
 
-_REPLY_PAUSE_S = 0.1
+HANDED_OVER_S = 10.0
+"""In which a worker hands a whole reply over, on the same machine, or has died over it."""
+
+_REPLY_PAUSE_S, _PART_PAUSE_S = 0.1, 0.02
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
@@ -126,6 +129,7 @@ def supernode(
         _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_S)
     _replace(start_client_internal, "time", _Pauses(on_poll))
     _replace(fleet_http_connection, "FleetHttpClient", successor(predecessor, on_joined))
+    _replace(start_client_internal, "_push_messages", whole_replies(start_client_internal._push_messages))
     original = vars(start_client_internal)["get_fused_config_from_fab"]
 
     def settings(content: bytes, run: Run) -> dict[str, Any]:
@@ -141,8 +145,7 @@ def supernode(
 def successor(predecessor: int | None, on_joined: Callable[[int], None]) -> type[FleetHttpClient]:
     """Flower's client for the hub, which says goodbye for a predecessor before it joins.
 
-    The hub refuses two nodes of one key at once, and takes a killed one for alive until two heartbeats are
-    missing: 20 s in which a site that is back is turned away.
+    The hub refuses two nodes of one key, and takes a killed one for alive until two heartbeats are missing.
     """
     import httpx
     from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest
@@ -163,6 +166,51 @@ def successor(predecessor: int | None, on_joined: Callable[[int], None]) -> type
             return given
 
     return Successor
+
+
+def whole_replies(send_replies: Callable[..., None]) -> Callable[..., None]:
+    """Flower's sending of replies, begun only once the worker has handed a whole one over.
+
+    Flower sends the first part and waits for the others for ever, should the worker have died in between.
+    """
+
+    def send(*, state: object, object_store: object, **others: object) -> None:
+        send_replies(state=_WholeReplies(state, object_store), object_store=object_store, **others)
+
+    return send
+
+
+@dataclass(frozen=True)
+class _WholeReplies:
+    """Stands in for Flower's store of messages; a reply that stays incomplete becomes an error."""
+
+    state: Any
+    store: Any
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.state, name)
+
+    def get_messages_legacy(self, *, is_reply: bool) -> list[Message]:
+        return [each for each in self.state.get_messages_legacy(is_reply=is_reply) if self._is_whole(each)]
+
+    def _is_whole(self, reply: Message) -> bool:
+        from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
+
+        key, end = reply.metadata.message_id, time.monotonic() + HANDED_OVER_S
+        while self._lacks_parts(key):
+            if time.monotonic() > end:
+                self.state.delete_messages(message_ids=[key])
+                self.store.delete(key)
+                self.state._store_error_replies({reply.metadata.run_id}, CLIENT_APP_CRASHED_ERROR)
+                return False
+            time.sleep(_PART_PAUSE_S)
+        return True
+
+    def _lacks_parts(self, key: str) -> bool:
+        from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
+        parts = iterate_object_tree(self.store.get_object_tree(key))
+        return any(self.store.get(part.object_id) == b"" for part in parts)
 
 
 @dataclass
@@ -191,6 +239,8 @@ class Task:
         bundle: the bundle's bytes, never unpacked.
         bundle_hash: what the hub says its SHA-256 is.
         client: carries the token with which this task, and no other, may be answered.
+        connect: makes another one for the process that answers, a fork of the one that watches it: two
+            processes on one connection would mix up their words.
     """
 
     message: Message
@@ -198,6 +248,7 @@ class Task:
     bundle: bytes
     bundle_hash: str
     client: RuntimeHttpClient
+    connect: Callable[[], RuntimeHttpClient]
 
     def is_wanted(self) -> bool:
         """Tell the SuperNode that the work goes on; False once it has given the task up or is gone."""
@@ -221,11 +272,14 @@ class Task:
         from flwr.common.constant import SubStatus
         from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
+        client = self.connect()
         try:
-            push_message(self.client, reply, self.context)
-            push_task_output(self.client, self.context, SubStatus.COMPLETED, "")
+            push_message(client, reply, self.context)
+            push_task_output(client, self.context, SubStatus.COMPLETED, "")
         except (httpx.HTTPError, RuntimeError) as error:
             raise ConnectionError(f"the SuperNode did not take the reply ({type(error).__name__})") from None
+        finally:
+            client.close()
 
 
 class TaskSource:
@@ -259,9 +313,11 @@ class TaskSource:
             given = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
             if not given.HasField("task") or not given.token:
                 return None
-            client = _client(self._address, "flwr-clientapp", RuntimeTokenHttpInterceptor(given.token))
+            signs = RuntimeTokenHttpInterceptor(given.token)
+            connect = partial(_client, self._address, "flwr-clientapp", signs)
+            client = connect()
             message, context, _, fab = pull_task_input(client)
-            return Task(message, context, fab.content, fab.hash_str, client)
+            return Task(message, context, fab.content, fab.hash_str, client, connect)
         except (httpx.HTTPError, RuntimeError) as error:
             raise ConnectionError(f"the SuperNode gives no task ({type(error).__name__})") from None
 

@@ -17,9 +17,11 @@ import httpx
 import pytest
 import uvicorn
 from flwr.app import Context, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -209,3 +211,75 @@ def test_a_node_does_not_join_before_the_hub_has_heard_the_goodbye(monkeypatch: 
     with pytest.raises(httpx.HTTPStatusError):
         join()
     assert said == ["goodbye 5"]
+
+
+def reply_in_parts(factory: NodeStateFactory, address: str) -> tuple[Message, Any]:
+    """A reply of which the worker has announced everything and handed over nothing; a way to give it up."""
+    put_message(factory)
+    state, store = factory.state(), factory.objectstore_factory.store()
+    (message,) = state.get_messages_legacy(is_reply=False)
+    reply = Message(RecordDict({"facts": wire.pack_metrics({"number": 2})}), reply_to=message)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    state.store_message(reply)
+    store.preregister(reply.metadata.run_id, get_object_tree(reply))
+    return reply, get_all_nested_objects(reply)
+
+
+def sent_by(factory: NodeStateFactory) -> list[Message]:
+    """What Flower's loop would send to the hub now."""
+    sent: list[Message] = []
+
+    def send(message: Message, tree: object, seconds: float) -> tuple[set[str], str]:
+        sent.append(message)
+        return set(), ""
+
+    push = flower.whole_replies(start_client_internal._push_messages)
+    store = factory.objectstore_factory.store()
+    push(state=factory.state(), object_store=store, send=send, push_object=lambda *parts: None)
+    return sent
+
+
+def test_flower_still_sends_replies_by_the_names_that_are_given() -> None:
+    source = " ".join(inspect.getsource(start_client_internal).split())
+    assert "_push_messages( state=state, object_store=store, send=send," in source
+    assert source.count("get_messages_legacy(is_reply=True)") == 1
+
+
+def test_a_reply_is_sent_once_the_worker_has_handed_over_the_whole_of_it(
+    node: tuple[NodeStateFactory, str],
+) -> None:
+    factory, address = node
+    reply, parts = reply_in_parts(factory, address)
+    store = factory.objectstore_factory.store()
+
+    def hand_over() -> None:
+        for key, part in parts.items():
+            time.sleep(0.05)
+            store.put(key, part.deflate())
+
+    worker = threading.Thread(target=hand_over)
+    worker.start()
+    began = time.monotonic()
+    assert [each.metadata.message_id for each in sent_by(factory)] == [reply.metadata.message_id]
+    assert time.monotonic() - began >= 0.05 * len(parts)
+    worker.join()
+
+
+def test_a_worker_that_died_over_its_reply_leaves_an_error_and_no_node_that_waits_for_ever(
+    node: tuple[NodeStateFactory, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flower, "HANDED_OVER_S", 0.1)
+    factory, address = node
+    reply_in_parts(factory, address)
+    (sent,) = sent_by(factory)
+    assert sent.error.code == ErrorCode.CLIENT_APP_CRASHED
+
+
+def test_the_process_that_answers_has_a_connection_of_its_own(node: tuple[NodeStateFactory, str]) -> None:
+    factory, address = node
+    put_message(factory)
+    task = flower.TaskSource(address, SECRET).take()
+    assert task is not None
+    task.client.close()  # as good as in use by another process
+    task.answer(Message(wire.pack_refusal("canary", correlation="0" * 12), reply_to=task.message))
+    assert len(factory.state().get_messages_legacy(is_reply=True)) == 1
