@@ -274,7 +274,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("link swallows packets", swallow_packets),
     Fault("link slow", slow_link),
     Fault("20 % of connections reset, 500 ms delay", bad_weather),
-    Fault("straggler past the deadline", stop_training, outcomes=frozenset({LATE}), within_s=100.0),
+    Fault("straggler past the deadline", stop_training, outcomes=frozenset({LATE}), within_s=120.0),
     Fault(
         "site joins late",
         join_late,

@@ -20,7 +20,7 @@ from simulation.rehearsal.victims import lives, training
 Event = Mapping[str, Any]
 Fact = Callable[[Event], bool]
 
-ROUND_S = 150.0
+ROUND_S = 180.0
 """Longest wait for something to happen within a run: three deadlines of the plan."""
 WELL_UNDER_WAY_S = 0.5
 

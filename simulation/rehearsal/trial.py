@@ -24,7 +24,7 @@ from simulation.rehearsal.scene import (
 )
 from simulation.rehearsal.victims import lives
 
-END_S = 240.0
+END_S = 360.0
 """From the injection to the end of the run, at most, with or without a person."""
 SURELY_DEAD_S = 3.0
 RESUME_S = 90.0
