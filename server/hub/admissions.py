@@ -24,7 +24,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.certificates import key_fingerprint
-from common.errors import InputError, LockedError, RunError
+from common.errors import FedGliaError, InputError, LockedError, RunError
 from common.files import write_atomic
 from common.plan import SiteName
 from server.hub import control, edge
@@ -185,19 +185,34 @@ def reconcile(hub: Hub) -> list[str]:
 
 
 def _tell(hub: Hub) -> list[str]:
-    """The work of `reconcile`, under the lock; where the hub is down the next start does it."""
-    edge.write_admitted(hub.folder / "edge", admitted_keys(hub))
-    edge.reload(hub.folder / "edge")
-    if not control.is_up(hub):
-        return []
+    """The work of `reconcile`, under the lock; where the hub is down the next start does it.
+
+    Edge and SuperLink each refuse a revoked key by themselves: where one cannot be told, the other still is.
+    """
+    failed: FedGliaError | None = None
+    try:
+        edge.write_admitted(hub.folder / "edge", admitted_keys(hub))
+        edge.reload(hub.folder / "edge")
+    except FedGliaError as error:
+        failed = error
+    said = _tell_superlink(hub) if control.is_up(hub) else []
+    if failed is not None:
+        raise failed
+    return said
+
+
+def _tell_superlink(hub: Hub) -> list[str]:
+    """Those who are out first: a key that Flower does not take must not keep another in."""
     known, said = control.nodes(hub), []
-    for name, entry in load(hub).items():
+    entries = load(hub).items()
+    for name, entry in entries:
+        if entry.revoked_at is not None and entry.node_id in known:
+            control.unregister(hub, entry.node_id)
+            said.append(f"{name}: unregistered")
+    for name, entry in entries:
         if entry.revoked_at is None and entry.node_id not in known:
             _keep_number(hub, name, _registered(hub, name, entry))
             said.append(f"{name}: registered")
-        elif entry.revoked_at is not None and entry.node_id in known:
-            control.unregister(hub, entry.node_id)
-            said.append(f"{name}: unregistered")
     return said
 
 

@@ -177,7 +177,7 @@ def write_configuration(
     Raises:
         RunError: the files cannot be written.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
+    write_admitted(folder, admitted)  # makes the folder
     text = _CONFIGURATION.format(
         user="user root;\n"
         if os.geteuid() == 0
@@ -192,7 +192,6 @@ def write_configuration(
         unknown=UNKNOWN_KEY,
     )
     write_atomic(folder / "nginx.conf", text.encode())
-    write_admitted(folder, admitted)
 
 
 def write_admitted(folder: Path, keys: Sequence[str]) -> None:
@@ -203,6 +202,7 @@ def write_admitted(folder: Path, keys: Sequence[str]) -> None:
         RunError: the file cannot be written.
     """
     lines = [f'"{header_of(key)}" 1;\n' for key in sorted(set(keys))]
+    folder.mkdir(mode=0o700, exist_ok=True)  # a site may be admitted before the hub was ever started
     write_atomic(folder / "admitted.conf", "".join(lines).encode())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError, LockedError, RunError
-from server.hub import admissions, edge
+from server.hub import admissions, control, edge
 from server.hub.admissions import admit, load, read_join_file, reconcile, revoke
 from server.hub.folder import Hub
 from server.hub.making import write_derived
@@ -121,6 +121,46 @@ def test_what_happens_while_the_hub_is_down_is_told_at_its_start(
     superlink.up = True
     assert reconcile(prepared) == ["ssa: unregistered", "adult-a: registered"]
     assert list(superlink.nodes(prepared)) == [load(prepared)["adult-a"].node_id]
+
+
+def test_a_site_is_admitted_and_revoked_before_the_hub_was_ever_started(hub: Hub, joins: Joins) -> None:
+    join = read_join_file(joins("ssa"))
+    assert admit(hub, join) == "admitted"
+    assert let_through(hub) == {edge.header_of(join.public_key)}
+    assert (hub.folder / "edge").stat().st_mode & 0o777 == 0o700
+    assert revoke(hub, "ssa") == "revoked"
+    assert let_through(hub) == set()
+
+
+def test_an_edge_that_cannot_be_told_keeps_nobody_in_the_superlink(
+    prepared: Hub, superlink: SuperLink, joins: Joins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path) -> bool:
+        raise RunError("edge: nginx did not answer")
+
+    admit(prepared, read_join_file(joins("ssa")))
+    monkeypatch.setattr(edge, "reload", fails)
+    with pytest.raises(RunError, match="nginx did not answer"):
+        revoke(prepared, "ssa")
+    assert superlink.nodes(prepared) == {}
+    assert load(prepared)["ssa"].revoked_at is not None
+
+
+def test_a_key_that_flower_does_not_take_keeps_nobody_in(
+    prepared: Hub, superlink: SuperLink, joins: Joins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("refused", "revoked"):
+        admit(prepared, read_join_file(joins(name)))
+    number = load(prepared)["refused"].node_id
+    monkeypatch.setattr(superlink, "keys", {k: v for k, v in superlink.keys.items() if v != number})
+
+    def refuses(hub: Hub, public_key: str, name: str) -> int:
+        raise RunError("flwr supernode: refused")
+
+    monkeypatch.setattr(control, "register", refuses)
+    with pytest.raises(RunError, match="refused"):
+        revoke(prepared, "revoked")
+    assert superlink.nodes(prepared) == {}
 
 
 def test_killed_before_the_number_was_written_down(prepared: Hub, superlink: SuperLink, joins: Joins) -> None:
