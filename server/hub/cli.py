@@ -49,7 +49,7 @@ def hub_init(folder: Path, address: str) -> None:
 
     made = make_hub(folder, address=address)
     click.echo(f"made the hub {made.folder} for {made.address}")
-    if made.host in ("localhost", "127.0.0.1"):
+    if made.listen not in ("0.0.0.0", "[::]"):
         click.echo("this address reaches this machine only; for others make it with --address HOST:PORT")
     click.echo("authority, for sites to compare when they join (SHA-256):")
     click.echo(f"  {fingerprint((made.pki / 'ca.crt').read_bytes())}")

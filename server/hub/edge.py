@@ -114,7 +114,7 @@ http {{
   proxy_next_upstream off;
 
   server {{
-    listen {listen}:{edge} ssl;
+    listen {listen}:{edge} ssl{families};
     server_name _;
     ssl_certificate ../pki/edge.crt;
     ssl_certificate_key ../pki/edge.key;
@@ -169,7 +169,7 @@ def write_configuration(
 
     Args:
         folder: beside the hub's `pki` and `logs`.
-        listen: IP address to listen on.
+        listen: IP address to listen on, an IPv6 one in brackets; [::] is every one of both families.
         edge_port: where sites dial.
         link_port: where the SuperLink listens on loopback.
         admitted: public keys of admitted sites, in OpenSSH's form.
@@ -186,6 +186,7 @@ def write_configuration(
         link=link_port,
         edge=edge_port,
         listen=listen,
+        families=" ipv6only=off" if listen == "[::]" else "",
         max_body=MAX_BODY,
         header=HEADER,
         versions=versions(),

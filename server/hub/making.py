@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import secrets
 import shutil
 import socket
@@ -28,7 +30,8 @@ _HUB_TOML = """\
 # As sites dial it. After a change: fedglia hub renew, so that the certificate holds the new name.
 address = "{address}"
 
-# Where the edge listens: "0.0.0.0" is every address of this machine, "127.0.0.1" itself alone.
+# Where the edge listens: "0.0.0.0" is every IPv4 address of this machine, "[::]" every one of IPv6 and IPv4,
+# "127.0.0.1" or "[::1]" itself alone.
 listen = "{listen}"
 
 [ports]
@@ -60,8 +63,8 @@ def make_hub(folder: Path, *, address: str) -> Hub:
         for part in ("pki", "runs"):
             (draft / part).mkdir(mode=0o700)
         link = port + _PORTS_APART if port + _PORTS_APART + 1 <= 65535 else port - _PORTS_APART
-        listen = "127.0.0.1" if host in ("localhost", "127.0.0.1") else "0.0.0.0"
-        words = _HUB_TOML.format(address=address, listen=listen, edge=port, link=link, health=link + 1)
+        ports = {"edge": port, "link": link, "health": link + 1}
+        words = _HUB_TOML.format(address=address, listen=_listens(host), **ports)
         write_atomic(draft / "hub.toml", words.encode())
         write_atomic(draft / "secret", secrets.token_bytes(_SECRET_BYTES), mode=0o600)
         certificates.make_authority(draft / "pki", f"FedGlia hub {host}")
@@ -71,6 +74,19 @@ def make_hub(folder: Path, *, address: str) -> Hub:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return open_hub(folder)
+
+
+def _listens(host: str) -> str:
+    """Where the edge of a hub with this host listens: where sites that dial the host arrive."""
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:  # a name
+        return "0.0.0.0"
+    if number.version == 4:
+        return host if number.is_loopback else "0.0.0.0"
+    return f"[{host}]" if number.is_loopback else "[::]"
 
 
 def check_empty(folder: Path) -> None:
@@ -145,18 +161,22 @@ def busy_ports(hub: Hub) -> list[str]:
     wanted["health"] = ("127.0.0.1", hub.ports.health)
     for name, (where, port) in wanted.items():
         family = socket.AF_INET6 if ":" in where else socket.AF_INET
-        with socket.socket(family) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        try:
+            with socket.socket(family) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if where == "[::]":
+                    trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
                 trial.bind((where.strip("[]"), port))
-            except PermissionError:
-                found.append(
-                    f"port {port} ({name}): only root may listen below 1024; take one above, such as 8443, "
-                    "in hub.toml, or give the service CAP_NET_BIND_SERVICE"
-                )
-            except OSError as error:
-                found.append(
-                    f"port {port} ({name}) on {where}: {str(error.strerror).lower()}; end what listens there "
-                    "(ss -ltnp shows it), or change the port in hub.toml"
-                )
+        except PermissionError:
+            found.append(
+                f"port {port} ({name}): only root may listen below 1024; take one above, such as 8443, "
+                "in hub.toml, or give the service CAP_NET_BIND_SERVICE"
+            )
+        except OSError as error:
+            mend = (
+                "this machine has no such address: change listen in hub.toml"
+                if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+                else "end what listens there (ss -ltnp shows it), or change the port in hub.toml"
+            )
+            found.append(f"port {port} ({name}) on {where}: {str(error.strerror).lower()}; {mend}")
     return found

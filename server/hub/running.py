@@ -130,8 +130,7 @@ def health_problem(hub: Hub) -> str | None:
 
     The question goes through the edge to the SuperLink, with the certificate checked as a site does.
     """
-    where = f"[{hub.listen.strip('[]')}]" if ":" in hub.listen else hub.listen
-    where = {"0.0.0.0": "127.0.0.1", "[::]": "localhost"}.get(where, where)
+    where = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(hub.listen, hub.listen)
     try:
         context = ssl.create_default_context(cafile=str(hub.pki / "ca.crt"))
         with httpx.Client(verify=context, timeout=5.0, trust_env=False) as client:

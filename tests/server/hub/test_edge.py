@@ -20,7 +20,8 @@ import pytest
 from common.errors import InputError, RunError
 from server.hub import edge
 from server.hub.folder import Hub, Ports
-from server.hub.making import make_hub, write_derived
+from server.hub.making import busy_ports, make_hub, write_derived
+from server.hub.running import health_problem
 from tests.server.hub.conftest import free_port, public_key
 
 KEY = public_key()
@@ -69,15 +70,15 @@ class Edge:
             in_a_row = in_a_row + 1 if self.ask("POST", "/v1/fleet/pull-messages")[0] == status else 0
             time.sleep(0.005)
 
-    def wait(self) -> None:
-        """Until it listens."""
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            address = ("127.0.0.1", self.hub.ports.edge)
-            with contextlib.suppress(OSError), socket.create_connection(address, 1):
-                return
-            time.sleep(0.02)
-        raise AssertionError("the edge does not listen")
+
+def wait(host: str, port: int) -> None:
+    """Until somebody listens there."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nobody listens on {host}")
 
 
 @contextlib.contextmanager
@@ -128,7 +129,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, nginx: None) -> Iterator[E
     with behind(found):
         process = subprocess.Popen(edge.command(folder / "edge"), stderr=subprocess.DEVNULL)
         try:
-            found.wait()
+            wait("127.0.0.1", port)
             yield found
         finally:
             process.terminate()
@@ -302,6 +303,27 @@ def test_polls_that_went_well_are_not_written_down(outside: Edge) -> None:
     assert '"POST /v1/fleet/pull-messages HTTP/1.1" 200' not in log
     assert '"POST /v1/fleet/get-fab HTTP/1.1" 200' in log
     assert '"POST /v1/control/list-nodes HTTP/1.1" 404' in log
+
+
+@pytest.mark.parametrize(("host", "at"), [("[::1]", ["::1"]), ("[2001:db8::1]", ["::1", "127.0.0.1"])])
+def test_an_edge_of_ipv6_listens_where_sites_arrive(
+    tmp_path: Path, nginx: None, host: str, at: list[str]
+) -> None:
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    port = free_port()
+    hub = make_hub(tmp_path / "hub", address=f"{host}:{port}")
+    (hub.folder / "logs").mkdir()
+    write_derived(hub)
+    assert busy_ports(hub) == []
+    process = subprocess.Popen(edge.command(hub.folder / "edge"), stderr=subprocess.DEVNULL)
+    try:
+        for where in at:
+            wait(where, port)
+        assert health_problem(hub) == "the edge answers 502: the SuperLink behind it does not"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
 
 
 # Without a running nginx

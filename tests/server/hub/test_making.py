@@ -12,7 +12,7 @@ import pytest
 from common import certificates
 from common.errors import InputError, RunError
 from common.flower import bundle
-from server.hub.folder import Hub, open_hub
+from server.hub.folder import Hub, Ports, open_hub
 from server.hub.making import busy_ports, make_hub, repair_certificates, write_derived
 from tests.server.hub.conftest import free_port
 
@@ -38,6 +38,9 @@ def test_others_can_read_nothing(hub: Hub) -> None:
         ("localhost:8443", "127.0.0.1", (8443, 28443, 28444)),
         ("hub.example.org:443", "0.0.0.0", (443, 20443, 20444)),
         ("10.1.2.3:50000", "0.0.0.0", (50000, 30000, 30001)),
+        ("127.0.0.2:8443", "127.0.0.2", (8443, 28443, 28444)),
+        ("[2001:db8::1]:8443", "[::]", (8443, 28443, 28444)),
+        ("[::1]:8443", "[::1]", (8443, 28443, 28444)),
     ],
 )
 def test_the_settings_follow_from_the_address(
@@ -126,3 +129,9 @@ def test_ports_that_are_taken_are_named(hub: Hub, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(socket, "socket", Refusing)
     assert "only root may listen below 1024" in busy_ports(ours)[0]
+
+
+def test_an_address_that_this_machine_has_not_is_named(hub: Hub) -> None:
+    (line,) = busy_ports(replace(hub, listen="[2001:db8::1]", ports=Ports(edge=1024, link=1, health=1)))[:1]
+    assert line.startswith("port 1024 (edge) on [2001:db8::1]: ")
+    assert "this machine has no such address: change listen in hub.toml" in line
