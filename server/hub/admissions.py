@@ -124,6 +124,15 @@ def load(hub: Hub) -> dict[str, Admission]:
         ) from None
 
 
+def names(hub: Hub) -> list[str]:
+    """Sites that may call now.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    return [name for name, entry in load(hub).items() if entry.revoked_at is None]
+
+
 def admitted_keys(hub: Hub) -> list[str]:
     """Keys that may call now."""
     return [each.public_key for each in load(hub).values() if each.revoked_at is None]
@@ -163,14 +172,14 @@ def revoke(hub: Hub, name: str) -> Literal["revoked", "known"]:
     with _locked(hub):
         entries = load(hub)
         if name not in entries:
-            names = ", ".join(entries) or "none"
-            raise InputError(f"{name}: was never admitted; admitted: {names}")
-        known = entries[name].revoked_at is not None
-        if not known:
+            known = ", ".join(entries) or "none"
+            raise InputError(f"{name}: was never admitted; admitted: {known}")
+        before = entries[name].revoked_at is not None
+        if not before:
             entries[name] = replace(entries[name], revoked_at=_now())
             _save(hub, entries)
         _tell(hub)
-        return "known" if known else "revoked"
+        return "known" if before else "revoked"
 
 
 def reconcile(hub: Hub) -> list[str]:

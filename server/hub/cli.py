@@ -74,7 +74,7 @@ def hub_start(folder: Path | None, foreground: bool) -> None:
         return
     _say(running.start(found))
     here = quote(str(found.folder))
-    names = [name for name, entry in admissions.load(found).items() if entry.revoked_at is None]
+    names = admissions.names(found)
     click.echo(f"the hub answers at {found.address}; admitted: {', '.join(names) or 'nobody yet'}")
     if not names:
         click.echo(f"next: ask each site for its join file, then: fedglia hub admit FILE --hub {here}")
@@ -204,12 +204,23 @@ def hub_backup(file: Path, folder: Path | None, with_runs: bool) -> None:
 def hub_restore(file: Path, folder: Path) -> None:
     """Make the hub of a backup FILE again, in the new folder DIR. Admitted sites come back by themselves.
 
+    Admissions are those of the backup: a site that was revoked after it is let in again. Look at who is
+    admitted, and revoke again before the start.
+
     Exit status: 0 it was restored whole; 1 the disk is full; 2 DIR is not empty, or FILE is no sound backup.
     """
+    from server.hub import admissions
     from server.hub.backup import restore
 
     made = restore(file, folder)
+    names = admissions.names(made)
     click.echo(f"restored to {made.folder}; sites dial {made.address}, which must lead to this machine")
+    click.echo(f"admitted, as when the backup was made: {', '.join(names) or 'nobody'}")
+    if names:
+        click.echo(
+            "  a site that was revoked after that is let in again; before the start, "
+            f"fedglia hub revoke NAME --hub {quote(str(folder))}"
+        )
     click.echo(f"next: fedglia hub start --hub {quote(str(folder))}")
 
 

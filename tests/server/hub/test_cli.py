@@ -126,6 +126,18 @@ def test_backup_and_restore(fedglia: Fedglia, hub: Hub, tmp_path: Path) -> None:
     assert (tmp_path / "again" / "secret").read_bytes() == (hub.folder / "secret").read_bytes()
 
 
+def test_a_restored_hub_says_whom_it_lets_in_again(
+    fedglia: Fedglia, hub: Hub, joins: Joins, tmp_path: Path
+) -> None:
+    assert fedglia("admit", joins("ssa"), "--hub", hub.folder).status == 0
+    fedglia("backup", tmp_path / "b.tar.gz", "--hub", hub.folder)
+    assert fedglia("revoke", "ssa", "--hub", hub.folder).status == 0
+    out = fedglia("restore", tmp_path / "b.tar.gz", tmp_path / "again").out
+    assert "admitted, as when the backup was made: ssa\n" in out
+    assert f"fedglia hub revoke NAME --hub {tmp_path}/again" in out
+    assert fedglia("revoke", "ssa", "--hub", tmp_path / "again").status == 0
+
+
 def test_where_no_hub_is_named(fedglia: Fedglia, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEDGLIA_HUB", raising=False)
