@@ -56,7 +56,11 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _is_whole(entry: object) -> bool:
     """Whether a service's part of the record can be read; anybody may have written in it."""
-    return isinstance(entry, dict) and entry.keys() >= _KEYS and isinstance(entry["pid"], int | None)
+    if not isinstance(entry, dict) or not entry.keys() >= _KEYS:
+        return False
+    spared = entry.get("spared", [])
+    ids = [entry["pid"], *spared] if isinstance(spared, list) else [""]
+    return all(isinstance(each, int | None) for each in ids)
 
 
 def _lock_file(folder: Path) -> Path:

@@ -1,8 +1,8 @@
 """The loop that keeps services running: starts them in order, starts again what ends, stops them in reverse.
 
-A service is a process group: what a service starts ends with it, and before it is started again. One
-thread, which sleeps until a signal, an ending or the next start is due. A disk that is full stops no service:
-what could not be written is written when there is room again.
+A service is a process group: what a service starts ends with it, and before it is started again, but for
+one that spares it. One thread, which sleeps until a signal, an ending or the next start is due. A disk that
+is full stops no service: what could not be written is written when there is room again.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Service:
         first_pause_s: before it is started again; doubled each time until it has lived for `WELL_S`.
         longest_pause_s: the most that the pause grows to.
         stop_s: from SIGTERM to SIGKILL.
+        spares: whether what it started goes on when it ends by itself; it is ended with the supervisor.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Service:
     first_pause_s: float = 1.0
     longest_pause_s: float = 30.0
     stop_s: float = 15.0
+    spares: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name == LOG or not self.command:
@@ -153,6 +155,7 @@ def _end_leftovers(folder: Path, signals: _Signals) -> None:
     """
     found = read_record(folder).get("services", {})
     recorded = {entry["pid"]: entry["born"] for entry in found.values() if entry["pid"]}
+    recorded |= {group: None for entry in found.values() for group in entry.get("spared", ())}
     groups = [
         group
         for group, started in recorded.items()
@@ -167,6 +170,15 @@ def _end_leftovers(folder: Path, signals: _Signals) -> None:
             signal_group(group, number)
         while (groups := [group for group in groups if living(group)]) and time.monotonic() < end:
             signals.wait(_LINGER_S)
+
+
+def _ended(group: int) -> int | None:
+    """A child of ours in a process group that ended and was not reaped yet."""
+    try:
+        found = os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return found.si_pid if found else None
 
 
 def _tie(supervisor: int) -> None:
@@ -186,7 +198,10 @@ def _say(text: str) -> None:
 
 @dataclass
 class _Charge:
-    """A service as it is now. `group` outlives `process` where the service had started processes itself."""
+    """A service as it is now. `group` outlives `process` where the service had started processes itself.
+
+    Groups that were spared are what earlier processes of it left at work.
+    """
 
     service: Service
     process: subprocess.Popen[bytes] | None = None
@@ -198,6 +213,12 @@ class _Charge:
     due_s: float = 0.0
     starts: int = 0
     last_exit: int | None = None
+    spared: list[int] = field(default_factory=list)
+
+    @property
+    def groups(self) -> list[int]:
+        """All that there is of it."""
+        return self.spared if self.group is None else [*self.spared, self.group]
 
     def record(self) -> dict[str, object]:
         """Its line of services.json."""
@@ -207,22 +228,19 @@ class _Charge:
             "started_at": self.started_at,
             "restarts": max(0, self.starts - 1),
             "last_exit": self.last_exit,
+            "spared": self.spared,
         }
 
     def collect(self) -> int | None:
-        """Reap what ended in the group; the exit status of the service if it is among it."""
+        """Reap what ended in its groups; the exit status of the service if it is among it."""
         status = None
-        while self.group is not None:
-            try:
-                found = os.waitid(os.P_PGID, self.group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                break
-            if found is None:
-                break
-            if self.process and found.si_pid == self.process.pid:
-                status, self.process = self.process.wait(), None
-            else:  # an orphan; they come to us where we are a container's first process
-                os.waitpid(found.si_pid, 0)
+        for group in self.groups:
+            while (ended := _ended(group)) is not None:
+                if self.process and ended == self.process.pid:
+                    status, self.process = self.process.wait(), None
+                else:  # an orphan; they come to us where we are a container's first process
+                    os.waitpid(ended, 0)
+        self.spared = [group for group in self.spared if living(group)]
         if self.process is None and self.group is not None and not living(self.group):
             self.group = None
         return status
@@ -231,6 +249,12 @@ class _Charge:
         """Send a signal to all that the service is."""
         if self.group is not None:
             signal_group(self.group, number)
+
+    def spare(self) -> None:
+        """Leave what it started at work."""
+        if self.group is not None:
+            self.spared.append(self.group)
+            self.group = None
 
 
 class _Supervisor:
@@ -307,7 +331,7 @@ class _Supervisor:
         for charge in self.charges:
             status = charge.collect()
             if status is not None:
-                charge.signal(signal.SIGTERM)
+                charge.spare() if charge.service.spares else charge.signal(signal.SIGTERM)
                 self.pause(charge, status, f"ended with status {status}")
 
     def pause(self, charge: _Charge, status: int, what: str) -> None:
@@ -356,12 +380,13 @@ class _Supervisor:
     def stop(self, charge: _Charge) -> None:
         """End one service and all that it started: SIGTERM, and SIGKILL for what is still there then."""
         for number, wait_s in ((signal.SIGTERM, charge.service.stop_s), (signal.SIGKILL, _KILLED_S)):
-            charge.signal(number)
+            for group in charge.groups:
+                signal_group(group, number)
             end = time.monotonic() + wait_s
-            while charge.collect() is not None or charge.group is not None:
+            while charge.collect() is not None or charge.groups:
                 impatient = number == signal.SIGTERM and self.signals.interrupts > 1
                 if impatient or time.monotonic() > end:
                     break
                 self.signals.wait(_LINGER_S)
-        if charge.group is not None:
-            _say(f"{charge.service.name}: cannot be killed; process group {charge.group} is left behind")
+        if charge.groups:
+            _say(f"{charge.service.name}: cannot be killed; process groups {charge.groups} are left behind")

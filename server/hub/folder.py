@@ -131,7 +131,8 @@ class Hub:
         )
         return (
             Service("link", link, environment),
-            Service("exec", executor, environment),
+            # A run is at work in a process that it started, and needs it no more.
+            Service("exec", executor, environment, spares=True),
             Service("edge", edge.command(self.folder / "edge"), environment, longest_pause_s=5.0),
         )
 

@@ -212,6 +212,40 @@ class TestWhatEnds:
         eventually(lambda: states(folder)["worker"].restarts == 1)
         eventually(lambda: not living(group))
 
+    @staticmethod
+    def was_started_again(folder: Path, times: int) -> bool:
+        return states(folder)["exec"].restarts == times
+
+    def test_spares_what_it_had_started_where_that_is_wanted_until_the_stop(self, folder: Path) -> None:
+        parent = service("exec", ["sh", "-c", "sleep 600 & echo $!; wait"], spares=True)
+        start(folder, supervisor_of(folder, [parent]), wait_s=PATIENCE_S)
+        groups = []
+        for number in (1, 2):
+            groups.append(pid_of(folder, "exec"))
+            eventually(lambda: len(living(groups[-1])) == 2)
+            os.kill(groups[-1], signal.SIGKILL)
+            eventually(partial(self.was_started_again, folder, number))
+        time.sleep(0.2)
+        assert [len(living(group)) for group in groups] == [1, 1]
+
+        assert stop(folder, wait_s=PATIENCE_S)
+        assert not any(living(group) for group in groups)
+
+    def test_what_was_spared_is_ended_after_its_supervisor_was_killed(
+        self, folder: Path, foreground: Begin
+    ) -> None:
+        process = foreground([service("exec", ["sh", "-c", "sleep 600 & wait"], spares=True)])
+        group = pid_of(folder, "exec")
+        eventually(lambda: len(living(group)) == 2)
+        os.kill(group, signal.SIGKILL)
+        eventually(lambda: states(folder)["exec"].restarts == 1)
+        process.kill()
+        process.wait()
+        assert living(group)
+
+        start(folder, supervisor_of(folder, [service("exec")]), wait_s=PATIENCE_S)
+        assert not living(group)
+
     def test_a_stop_ends_grandchildren_that_take_no_notice(self, folder: Path) -> None:
         nested = f'{sys.executable} -c "{DEAF}" & sleep 600'
         start(
