@@ -2,7 +2,8 @@
 
 What is touched and why: Flower waits for fixed times where a round lasts seconds, starts a Python process
 for each message, and runs whatever code a bundle holds. Here the waits are shorter, a warm process answers,
-and a bundle is one that this version would have made itself: settings, no code.
+and a bundle is one that this version would have made itself: settings, no code. `common.fleet` is the part
+that knows Flower's HTTP clients.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from common.fleet import is_admitted as is_admitted
+from common.fleet import successor, wary
+
 if TYPE_CHECKING:
-    import httpx
     from flwr.app import Context, Message
     from flwr.supercore.run import Run
     from flwr.supercore.runtime import RuntimeHttpClient
-    from flwr.supernode.fleet_http_client import FleetHttpClient
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -140,32 +142,6 @@ def supernode(
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
     return LOOP_ENDED
-
-
-def successor(predecessor: int | None, on_joined: Callable[[int], None]) -> type[FleetHttpClient]:
-    """Flower's client for the hub, which says goodbye for a predecessor before it joins.
-
-    The hub refuses two nodes of one key, and takes a killed one for alive until two heartbeats are missing.
-    """
-    import httpx
-    from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest
-    from flwr.supernode.fleet_http_client import FleetHttpClient
-
-    class Successor(FleetHttpClient):
-        def ActivateNode(  # noqa: N802 - the name is Flower's
-            self, request: ActivateNodeRequest
-        ) -> ActivateNodeResponse:
-            if predecessor is not None:
-                try:
-                    self.DeactivateNode(DeactivateNodeRequest(node_id=predecessor))
-                except httpx.HTTPStatusError as error:
-                    if error.response.status_code in (502, 503, 504):
-                        raise  # the hub is away: Flower tries again
-            given = super().ActivateNode(request)
-            on_joined(given.node_id)
-            return given
-
-    return Successor
 
 
 def whole_replies(send_replies: Callable[..., None]) -> Callable[..., None]:
@@ -327,7 +303,7 @@ def _client(address: str, component: str, interceptor: object) -> RuntimeHttpCli
     from flwr.supercore.runtime import RuntimeHttpClient
 
     named = RuntimeVersionHttpInterceptor(component_name=component)
-    return RuntimeHttpClient.from_server_address(
+    return wary(RuntimeHttpClient).from_server_address(
         address, insecure=True, root_certificates=None, interceptors=[named, cast(Any, interceptor)]
     )
 
@@ -337,64 +313,3 @@ def _replace(module: object, name: str, value: object) -> None:
     if not hasattr(module, name):
         raise AssertionError(f"{getattr(module, '__name__', module)} has no {name}: another Flower than 1.41")
     setattr(module, name, value)
-
-
-def is_admitted(address: str, key: bytes, authority: Path, *, timeout_s: float) -> bool | None:
-    """Whether a hub knows a site's key, asked without becoming its node.
-
-    It asks the hub to activate the node with a heartbeat that is out of bounds: a hub that knows the key
-    refuses the heartbeat, one that does not refuses the key, and neither changes anything.
-
-    Args:
-        address: HOST:PORT of the hub.
-        key: the site's private key, in OpenSSH's form.
-        authority: PEM file of the authority that the hub's certificate must come from.
-        timeout_s: longest wait for each step.
-
-    Returns:
-        None where the signature was not accepted at all: the clocks differ by more than 5 s.
-
-    Raises:
-        ConnectionError: the hub did not answer, or answered something else.
-    """
-    import ssl
-
-    import httpx
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-    from flwr.proto.fleet_pb2 import ActivateNodeRequest
-    from flwr.supercore.error import ApiErrorCode
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-    from flwr.supernode.fleet_http_client import FleetHttpClient
-    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-
-    private = cast(EllipticCurvePrivateKey, load_ssh_private_key(key, password=None))
-    public = private.public_key()
-    signs = NodeAuthHttpInterceptor(private, public)
-    context = ssl.create_default_context(cafile=str(authority))
-    client = FleetHttpClient(f"https://{address}", interceptors=[signs], verify=context, timeout=timeout_s)
-    try:
-        client.ActivateNode(
-            ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=0.0)
-        )
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code == 401:
-            return None
-        code = _error_code(error.response)
-        if code == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
-            return True
-        if code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-            return False
-        raise ConnectionError(f"the hub answered with status {error.response.status_code}") from None
-    except (httpx.HTTPError, ValueError) as error:
-        raise ConnectionError(f"the hub did not answer ({type(error).__name__})") from None
-    finally:
-        client.close()
-    raise ConnectionError("the hub took a heartbeat that is out of bounds: another Flower than 1.41")
-
-
-def _error_code(response: httpx.Response) -> int | None:
-    try:
-        return int(response.json()["code"])
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -13,20 +13,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import flwr
-import httpx
 import pytest
 import uvicorn
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import ErrorCode
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.supernode import fleet_http_connection, start_client_internal
-from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode import start_client_internal
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
@@ -163,54 +160,6 @@ def test_without_the_secret_no_message_is_given_away(node: tuple[NodeStateFactor
 def test_a_supernode_that_is_not_there_is_a_connection_error() -> None:
     with pytest.raises(ConnectionError):
         flower.TaskSource("127.0.0.1:9", SECRET).take()
-
-
-def joining(
-    monkeypatch: pytest.MonkeyPatch, predecessor: int | None, *, goodbye_status: int = 200
-) -> tuple[list[str], Any]:
-    """What a node says to the hub while it joins, and a way to let it join."""
-    said: list[str] = []
-
-    def deactivate(client: FleetHttpClient, request: DeactivateNodeRequest) -> None:
-        said.append(f"goodbye {request.node_id}")
-        if goodbye_status != 200:
-            asked = httpx.Request("POST", "https://hub.test")
-            raise httpx.HTTPStatusError("", request=asked, response=httpx.Response(goodbye_status))
-
-    def activate(client: FleetHttpClient, request: ActivateNodeRequest) -> ActivateNodeResponse:
-        said.append("here I am")
-        return ActivateNodeResponse(node_id=NODE)
-
-    monkeypatch.setattr(FleetHttpClient, "DeactivateNode", deactivate)
-    monkeypatch.setattr(FleetHttpClient, "ActivateNode", activate)
-    kind = flower.successor(predecessor, lambda node_id: said.append(f"I am {node_id}"))
-    client = object.__new__(kind)
-    return said, lambda: client.ActivateNode(ActivateNodeRequest())
-
-
-def test_the_client_that_flower_uses_for_the_hub_can_be_replaced() -> None:
-    assert vars(fleet_http_connection)["FleetHttpClient"] is FleetHttpClient
-    assert "FleetHttpClient.from_server_address(" in inspect.getsource(fleet_http_connection)
-
-
-def test_a_first_node_says_no_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, join = joining(monkeypatch, None)
-    join()
-    assert said == ["here I am", f"I am {NODE}"]
-
-
-@pytest.mark.parametrize("status", [200, 412])
-def test_a_node_says_goodbye_for_the_one_before_it(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    said, join = joining(monkeypatch, 5, goodbye_status=status)
-    join()
-    assert said == ["goodbye 5", "here I am", f"I am {NODE}"]
-
-
-def test_a_node_does_not_join_before_the_hub_has_heard_the_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, join = joining(monkeypatch, 5, goodbye_status=503)
-    with pytest.raises(httpx.HTTPStatusError):
-        join()
-    assert said == ["goodbye 5"]
 
 
 def reply_in_parts(factory: NodeStateFactory, address: str) -> tuple[Message, Any]:
