@@ -41,3 +41,9 @@ def now() -> str:
 def plain(text: str, *, longest: int = 64) -> str:
     """Text from outside, as it may be written into a record and shown on a terminal."""
     return re.sub(r"[^\w .,:;()'+%/-]", "?", text)[:longest]
+
+
+def words(text: str, *, longest: int = 500) -> str:
+    """Words that may quote what came from outside, on one line, without what steers a terminal."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[: 4 * longest])
+    return shown if len(shown) <= longest and len(text) <= longest else shown[: longest - 4] + " ..."

@@ -22,42 +22,21 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client import audit, egress, refusal
-from client.orders import Order, check
+from client import audit, egress, refusal, repeats
+from client.orders import Order, check, read
 from client.policy import Policy
 from client.site import Site, open_site
-from client.spending import Tab, reserve
+from client.spending import Tab, reserve, spent
 from common import instruction, wire
 from common.errors import FedGliaError, RefusedUpdate
 from common.flower import bundle, bundle_sha256
+from common.instruction import Instruction
 
 _REFUSED_BEFORE_TRAINING = frozenset(
     {"no-start", "expired", "schema", "malformed", "names", "shape", "dtype", "codec", "size", "data", "site"}
 )
 
 log = logging.getLogger(__name__)
-
-
-class _Noted(RefusedUpdate):
-    """A refusal that the audit record has already, under this id."""
-
-    def __init__(self, error: RefusedUpdate, refused: refusal.Refusal) -> None:
-        super().__init__(str(error), code=error.code)
-        self.refused = refused
-
-
-def check_bundle(site: Site, content: bytes, claimed_hash: str) -> None:
-    """Refuse any bundle but the one that this version makes itself; nothing of it is unpacked or parsed.
-
-    Raises:
-        RefusedUpdate: code `bundle`; the audit record has a line about it. Give it to `refuse` for the reply.
-    """
-    try:
-        _check_bundle(content, claimed_hash)
-    except RefusedUpdate as error:
-        refused = refusal.refuse(site.folder, error)
-        _note(site.folder, refused, {"by": "guard", "words": str(error)})
-        raise _Noted(error, refused) from None
 
 
 def answer(
@@ -75,15 +54,17 @@ def answer(
         message: as Flower delivered it.
         context: given to the app with this site's folder in it, and nothing else of the hub's.
         app: `client.app.app`.
-        bundle: content and claimed hash of what came with the run; None where `check_bundle` has seen it.
+        bundle: content and claimed hash of what came with the run; None only where nothing came.
     """
     folder = site if isinstance(site, Path) else site.folder
+    words: Instruction | None = None
     try:
         opened = open_site(folder)
         if bundle is not None:
             _check_bundle(*bundle)
         policy = opened.policy or Policy()
-        order = check(opened, policy, message)
+        words = read(message)
+        order = check(opened, policy, message, words)
         _limit_gpu(policy)
         training = order.kind == wire.ROUND
         tab = reserve(
@@ -95,32 +76,44 @@ def answer(
             round_number=order.words.round_number if training else None,
         )
     except Exception as error:
-        return refuse(folder, message, error)
+        return refuse(folder, message, error, words=words)
     try:
         return _carry_out(folder, policy, order, message, context, app, tab)
     except Exception as error:
         with suppress(Exception):  # on a full disk the reservation stays, which is more than was used
             tab.settle(steps=order.cost.steps, bytes_up=0)
-        return refuse(folder, message, error, by="site")
+        return refuse(folder, message, error, by="site", words=words)
 
 
-def refuse(site: Site | Path, message: Message, error: Exception, *, by: str = "guard") -> Message:
+def refuse(
+    site: Site | Path,
+    message: Message,
+    error: Exception,
+    *,
+    by: str = "guard",
+    words: Instruction | None = None,
+) -> Message:
     """The reply that refuses a message; notes it in audit.jsonl, egress.jsonl and site.log. Never raises.
 
     Where the disk takes no line the refusal leaves all the same: it holds a code and an id, nothing else.
+    Of many equal ones only some are noted, with their number (`client.repeats`).
 
     Args:
         site: the site, or its folder.
         message: what is refused.
         error: why; its words stay here.
         by: who refuses: `guard` before anything ran, `site` while it ran, `worker` around both.
+        words: the message's instruction, if it was read; a plan that was not read is not read now.
     """
     folder = site if isinstance(site, Path) else site.folder
-    refused = error.refused if isinstance(error, _Noted) else refusal.refuse(folder, error)
-    told = _told(message)
-    if not isinstance(error, _Noted):
-        own = by != "site" and isinstance(error, FedGliaError)
-        _note(folder, refused, {**told, "by": by, "words": str(error) if own else "see site.log"})
+    told = _told(folder, message, words)
+    repeat = repeats.count(folder, refusal.pack(error, "0").code, told["run"])
+    if not repeat.noted:
+        return Message(refusal.pack(error, repeat.correlation).content, reply_to=message)
+    refused = refusal.refuse(folder, error, correlation=repeat.correlation)
+    told |= {"times": repeat.times} if repeat.times > repeats.EACH else {}
+    own = by != "site" and isinstance(error, FedGliaError)
+    _note(folder, refused, {**told, "by": by, "words": audit.words(str(error)) if own else "see site.log"})
     _record_refusal(folder, {**told, **egress.describe(refused.content)})
     return Message(refused.content, reply_to=message)
 
@@ -167,21 +160,29 @@ def _carry_out(
     code = wire.read_refusal(sifted.content)
     steps = 0 if code in _REFUSED_BEFORE_TRAINING else order.cost.steps
     tab.settle(steps=steps, bytes_up=facts["bytes"])
-    egress.record(folder, {**_told(message), **facts, "withheld": list(sifted.withheld)})
+    told = _told(folder, message, order.words)
+    egress.record(folder, {**told, **facts, "withheld": list(sifted.withheld)})
     if code is not None:
         refused = refusal.Refusal(code, str(facts["id"]), sifted.content)
-        _note(folder, refused, {**_told(message), "by": "site", "words": "see site.log"})
+        _note(folder, refused, {**told, "by": "site", "words": "see site.log"})
     return Message(sifted.content, reply_to=message)
 
 
-def _told(message: Message) -> dict[str, Any]:
-    """What a message says of itself, for the records; None where it cannot be read."""
+def _told(folder: Path, message: Message, words: Instruction | None) -> dict[str, Any]:
+    """What a message says of itself, for the records; None where it cannot be read.
+
+    The plan is parsed by whoever has a deadline for it, never here: its hash is known, or the run's account
+    has it, or it stays unknown.
+    """
     facts: dict[str, Any] = {"type": audit.plain(message.metadata.message_type)}
     facts |= {"run": None, "round": None, "plan": None}
     with suppress(Exception):
-        words = instruction.read(message.content)
+        words = words or instruction.read(message.content)
         facts |= {"run": words.run, "round": words.round_number}
-        facts["plan"] = words.plan.sha256
+        if "plan" in vars(words):
+            facts["plan"] = words.plan.sha256
+        elif sums := spent(folder / "state" / words.run):
+            facts["plan"] = sums.plan
     return facts
 
 

@@ -5,6 +5,7 @@ Only what can be told from a message, the site and its policy is looked at here;
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,21 +63,36 @@ class Order:
     account: Path
 
 
-def check(site: Site, policy: Policy, message: Message) -> Order:
-    """What a message asks, if it may be asked here and now; sums over its run are looked at by `reserve`.
+def read(message: Message) -> Instruction:
+    """The instruction of a message that is known, whole and in time; its plan has not been looked at yet.
 
     Raises:
-        RefusedUpdate: the code says why: `unknown-type`, `malformed`, `unapproved`, `not-planned`, a cap's,
-            `minimum-sites`, `release`, `hours` or `expired`.
-        PlanError: the message holds no valid plan.
+        RefusedUpdate: the code says why: `unknown-type`, `malformed`, `schema`, `size` or `expired`.
     """
     kind = message.metadata.message_type
     if kind not in HOLDS:
         raise RefusedUpdate(f"there is no message '{audit.plain(kind)}'", code="unknown-type")
     if not message.has_content() or set(message.content) != HOLDS[kind]:
         raise RefusedUpdate(f"a message '{kind}' is made of other records", code="malformed")
-    words = instruction.read(message.content)
-    plan = words.plan
+    _check_in_time(message)
+    return instruction.read(message.content)
+
+
+def check(site: Site, policy: Policy, message: Message, words: Instruction) -> Order:
+    """What a message asks, if it may be asked here and now; sums over its run are looked at by `reserve`.
+
+    Args:
+        site: this one.
+        policy: this hospital's.
+        message: as Flower delivered it.
+        words: what `read` found in it.
+
+    Raises:
+        RefusedUpdate: the code says why: `malformed`, `unapproved`, `not-planned`, a cap's, `minimum-sites`,
+            `release` or `hours`.
+        PlanError: the message holds no valid plan.
+    """
+    kind, plan = message.metadata.message_type, words.plan
     if plan.sha256 not in policy.approved_hashes:
         raise RefusedUpdate(
             f"plan '{plan.name}' ({plan.sha256[:12]}) is not approved here: read it with `fedglia site "
@@ -114,17 +130,25 @@ def _check_planned(site: Site, kind: str, words: Instruction) -> None:
         raise RefusedUpdate(wrong, code="not-planned")
 
 
+def _check_in_time(message: Message) -> None:
+    """Whether anybody still waits; one that says it lives for ever is looked at with the plan."""
+    ttl = message.metadata.ttl
+    if not math.isnan(ttl) and not 0 < _left_s(message) <= ttl + _SLACK_S + _CLOCK_S:
+        raise RefusedUpdate("the message came after its deadline, or from the future", code="expired")
+
+
+def _left_s(message: Message) -> float:
+    return message.metadata.created_at + message.metadata.ttl - time.time()
+
+
 def _seconds_left(message: Message, plan: Plan) -> float:
     """Until nobody waits for the reply any more; a message may live as long as the plan says, not longer."""
-    created_at, ttl = message.metadata.created_at, message.metadata.ttl
+    ttl = message.metadata.ttl
     if not ttl <= max(plan.rounds.deadline_s, LONGEST_GREETING_S) + _SLACK_S:  # NaN too
         raise RefusedUpdate(
             f"a message that lives {ttl} s; the plan's deadline is shorter", code="not-planned"
         )
-    left_s = created_at + ttl - time.time()
-    if not 0 < left_s <= ttl + _SLACK_S + _CLOCK_S:
-        raise RefusedUpdate("the message came after its deadline, or from the future", code="expired")
-    return min(left_s, ttl)
+    return min(max(_left_s(message), 0.0), ttl)  # it may have ended while the plan was read
 
 
 def _steps(kind: str, plan: Plan) -> int:

@@ -22,8 +22,23 @@ if TYPE_CHECKING:
 MAX_DOMAINS = 4096
 """Outputs of a discriminator that a site is ready to make."""
 
+MAX_PLAN_BYTES = 64 * 1024
+"""Of a plan's text: some thousand sites."""
+
+MAX_DOTS = 8
+"""In a line of a plan's text, beside those in texts; the hub writes two at most."""
+
 _WORDS = {"run", "plan", "round", "start", "new_head"}
 _HEX = re.compile(r"[0-9a-f]{32,64}")
+_TEXTS = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"{3,5}|\Z)'
+    r"|'''.*?(?:'{3,5}|\Z)"
+    r'|"(?:\\[^\n]|[^"\\\n])*"'
+    r"|'[^'\n]*'"
+    r"|#[^\n]*",
+    re.DOTALL,
+)
+"""Texts and comments of TOML, where a dot parts no key."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +70,11 @@ class Instruction:
         Raises:
             PlanError: it cannot be read, or is not a valid plan.
         """
+        _check_cost(self.plan_toml)
         try:
             data = tomllib.loads(self.plan_toml)
-        except tomllib.TOMLDecodeError as error:
-            raise PlanError(f"the hub's plan is not TOML ({error})") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+            raise PlanError(f"the hub's plan is not TOML ({str(error)[:200]})") from None
         return parse(data, origin="the hub's plan")
 
     def record(self) -> ConfigRecord:
@@ -102,3 +118,12 @@ def read(content: RecordDict) -> Instruction:
         domain=domain if aligned else None,
         domains=domains if aligned else 0,
     )
+
+
+def _check_cost(text: str) -> None:
+    """Refuse what would be read for long: the time for a key grows with the cube of its depth."""
+    size = len(text.encode(errors="replace"))
+    if size > MAX_PLAN_BYTES:
+        raise PlanError(f"the hub's plan is {size} bytes long; {MAX_PLAN_BYTES} are allowed")
+    if any(line.count(".") > MAX_DOTS for line in _TEXTS.sub("", text).split("\n")):
+        raise PlanError(f"the hub's plan has a key with more than {MAX_DOTS} dots")

@@ -281,7 +281,9 @@ def parse(data: Mapping[str, Any], *, origin: str) -> Plan:
     try:
         return Plan.model_validate(_integers_as_floats(data, Plan))
     except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
+        problems = error.errors(include_url=False)
+        lines = [_explain(dict(problem))[:_LONGEST] for problem in problems[:_EXPLAINED]]
+        lines += [f"and {len(problems) - _EXPLAINED} more"] if len(problems) > _EXPLAINED else []
         raise PlanError(f"{origin}: " + "\n".join(lines)) from None
 
 
@@ -344,6 +346,9 @@ def _integers_as_floats(data: Mapping[str, Any], part: type[BaseModel]) -> dict[
     return out
 
 
+_EXPLAINED, _LONGEST, _LONGEST_KEY = 5, 400, 64
+"""Of a plan that cannot be used: problems that are told, characters of each and of a key in it."""
+
 _WORDS = {
     "dict_type": "must be a table with keys of its own",
     "model_type": "must be a table with keys of its own",
@@ -357,7 +362,7 @@ _WORDS = {
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    key = ".".join(str(step) for step in problem["loc"] if step != "[key]")
+    key = _shown(".".join(str(step) for step in problem["loc"] if step != "[key]"))
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'{_nearest(problem['loc'])}"
     if problem["type"] == "missing":
@@ -368,9 +373,14 @@ def _explain(problem: Mapping[str, Any]) -> str:
     return f"'{key}': {message}" if key else message
 
 
+def _shown(key: str) -> str:
+    """A key that somebody else may have written, without what steers a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in key[:_LONGEST_KEY])
+
+
 def _nearest(location: tuple[str | int, ...]) -> str:
     known = _keys_at(Plan, [str(step) for step in location[:-1]])
-    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(location[-1])[:_LONGEST_KEY], known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{'.'.join([*map(str, location[:-1]), close[0]])}'?"
     return f"; known here: {', '.join(known)}"

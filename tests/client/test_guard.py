@@ -29,7 +29,7 @@ from client.approval import approve, revoke
 from client.spending import spent
 from common import instruction, wire
 from common.codec import CODECS
-from common.errors import RefusedUpdate, RunError
+from common.errors import RunError
 from common.flower import bundle, bundle_sha256
 from common.models.network import build
 from common.plan import Plan, parse
@@ -94,8 +94,6 @@ class TestWhatIsAllowed:
         assert wire.read_metrics(content) == {"loss": 0.5}
 
     def test_a_bundle_of_our_own_passes(self, site: Hospital) -> None:
-        guard.check_bundle(site.site, bundle(), bundle_sha256())
-
         assert site.code(site.message(), bundle=(bundle(), bundle_sha256())) is None
 
     def test_a_yes_holds_from_the_next_message_on_and_so_does_taking_it_back(self, site: Hospital) -> None:
@@ -137,6 +135,7 @@ MUTATIONS: dict[str, tuple[str, Change]] = {
     "no action": ("unknown-type", lambda s: retyped(s, "train")),
     "an older kind": ("unknown-type", lambda s: retyped(s, "get_parameters")),
     "too late": ("expired", lambda s: aged(s, by_s=61.0)),
+    "no time at all": ("expired", lambda s: aged(s, by_s=float("nan"))),
     "from the future": ("expired", lambda s: aged(s, by_s=-3600.0)),
     "a life of a day": ("not-planned", lambda s: s.message(ttl=86400.0)),
     "a life without end": ("not-planned", lambda s: s.message(ttl=float("nan"))),
@@ -188,12 +187,34 @@ def aged(site: Hospital, *, by_s: float) -> Message:
     return message
 
 
+def unread(*_: object, **__: object) -> Plan:
+    pytest.fail("the plan was read")
+
+
 class TestRefusedBeforeAnythingRuns:
     @pytest.mark.parametrize("name", MUTATIONS)
     def test_a_message_that_was_changed(self, site: Hospital, name: str) -> None:
         code, change = MUTATIONS[name]
 
         assert_refused(site, change(site), code)
+
+    def test_a_message_that_nobody_waits_for_has_no_plan_read(
+        self, site: Hospital, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        message = aged(site, by_s=61.0)
+        monkeypatch.setattr(instruction, "parse", unread)
+
+        assert_refused(site, message, "expired")
+
+    def test_the_record_of_a_message_that_was_given_up_names_its_plan_without_reading_it(
+        self, site: Hospital, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        message = site.message()
+        site.ask(message)
+        monkeypatch.setattr(instruction, "parse", unread)
+        guard.refuse(site.folder, message, RunError("x", code="worker-died"), by="worker")
+
+        assert [line["plan"] for line in site.audit()] == [site.plan.sha256]
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
@@ -332,18 +353,6 @@ class TestBundles:
         assert time.perf_counter() - began < 1.0
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # kB
         assert len(content) > 1 << 20
-
-    def test_looked_at_by_itself_it_is_noted_once_and_answered_under_the_same_id(
-        self, site: Hospital
-    ) -> None:
-        with pytest.raises(RefusedUpdate, match="not the one of this version") as raised:
-            guard.check_bundle(site.site, changed_by_a_byte(), bundle_sha256())
-        reply = guard.refuse(site.site, site.message(), raised.value).content
-        (line,) = site.audit()
-
-        assert raised.value.code == wire.read_refusal(reply) == line["code"] == "bundle"
-        assert line["id"] == wire.read_correlation(reply)
-        assert len(site.egress()) == 1
 
 
 class TestSumsOverARun:

@@ -170,7 +170,16 @@ def test_a_plan_without_a_site_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["A", "a_b", "", "-a", "a" * 33, "a/b", "../a", "a b", "a\n"])
 def test_a_site_name_that_cannot_name_a_folder_is_refused(name: str) -> None:
-    assert f"'sites.{name}'" in refusal(sites={name: {}})
+    shown = name.replace("\n", "?")
+    assert f"'sites.{shown}'" in refusal(sites={name: {}})
+
+
+def test_of_many_faults_a_few_are_told_and_none_steers_a_terminal() -> None:
+    told = refusal(**{f"\x1b[2J\u202e{'k' * 500}{number}": 1 for number in range(100)})
+
+    assert told.endswith("and 95 more")
+    assert len(told) < 2500
+    assert told.replace("\n", "").isprintable()
 
 
 def test_a_quorum_that_can_never_be_met_is_refused() -> None:
