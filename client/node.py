@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +25,8 @@ from common.files import write_atomic
 from common.flower import supernode
 
 LAST_POLL = Path("run") / "last-poll.json"
-"""In a site folder: when the node last looked for a message and was heard."""
+"""In a site folder: when the hub last answered the node, and which process that was. `time` is a person's;
+`boot_s`, seconds since the machine started, goes on where the clock is set back."""
 
 STAMP_S = 2.0
 
@@ -48,17 +51,28 @@ def arguments(folder: Path) -> list[str]:
 
 
 def stamper(folder: Path) -> Callable[[], None]:
-    """What a node calls when the hub has heard it; writes the time at most every two seconds."""
-    last = 0.0
+    """What a node calls when the hub has answered it, from any thread; writes at most every two seconds."""
+    last, lock = -math.inf, threading.Lock()
 
     def stamp() -> None:
         nonlocal last
-        if time.time() - last >= STAMP_S:
-            last = time.time()
+        with lock:
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            if now - last < STAMP_S:
+                return
+            last = now
+            told = {"time": time.time(), "ok": True, "pid": os.getpid(), "boot_s": now}
             with contextlib.suppress(RunError):  # a full disk must not end the node
-                write_atomic(folder / LAST_POLL, json.dumps({"time": last, "ok": True}).encode())
+                write_atomic(folder / LAST_POLL, json.dumps(told).encode())
 
     return stamp
+
+
+def unstamp(folder: Path) -> None:
+    """A node that ends takes its stamp along; that of another process stays."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if json.loads((folder / LAST_POLL).read_text())["pid"] == os.getpid():
+            (folder / LAST_POLL).unlink()
 
 
 def predecessor(folder: Path) -> int | None:
@@ -81,12 +95,15 @@ def remember(folder: Path, node_id: int) -> None:
 
 def main(folder: Path) -> None:
     """Be the node of the site in `folder`."""
-    status = supernode(
-        arguments(folder),
-        on_poll=stamper(folder),
-        predecessor=predecessor(folder),
-        on_joined=partial(remember, folder),
-    )
+    try:
+        status = supernode(
+            arguments(folder),
+            on_heard=stamper(folder),
+            predecessor=predecessor(folder),
+            on_joined=partial(remember, folder),
+        )
+    finally:
+        unstamp(folder)
     os._exit(status)  # Flower's local server would keep this process for ever
 
 

@@ -8,9 +8,11 @@ no time that a message took, and whether a key is admitted.
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -25,6 +27,12 @@ ANSWER_BYTES = 8 << 20
 
 ANSWER_S = 300.0
 """Longest that one answer may trickle in."""
+
+LONGEST_S = 86_400.0
+"""Longest that a message is worked on, whatever time the hub gives for it."""
+
+REPLY_S = 60.0
+"""From a message's deadline until the worker must have answered, or never will."""
 
 Told = Callable[[], None]
 Client = TypeVar("Client", bound="ProtobufClient")
@@ -106,27 +114,47 @@ def wary(kind: type[Client], *, on_yes: Told = nobody) -> type[Client]:
     return cast("type[Client]", Other)
 
 
+@dataclass
+class Patience:
+    """How long a node waits for its worker's reply to the last message, where Flower waits for ever."""
+
+    end: float = math.inf
+
+    def begin(self, left_s: float) -> None:
+        """A message came whose deadline is in so many seconds."""
+        self.end = time.monotonic() + min(max(0.0, left_s), LONGEST_S) + REPLY_S  # in this order: NaN is 0
+
+    def is_over(self) -> bool:
+        """Whether nobody will answer any more: a worker that died, a message that no worker takes."""
+        return time.monotonic() >= self.end
+
+
 def successor(
     predecessor: int | None,
     on_joined: Callable[[int], None],
     *,
+    patience: Patience | None = None,
     on_yes: Told = nobody,
 ) -> type[FleetHttpClient]:
     """The client for the hub, which says goodbye for a predecessor before it joins.
 
     The hub refuses two nodes of one key at once, and takes a killed one for alive until two heartbeats are
     missing: 20 s in which a site that is back is turned away. With each reply Flower tells how long the work
-    took, whatever the hospital lets out: here it is always 0.
+    took, whatever the hospital lets out: here it is always 0. `patience` begins with each message.
     """
     import httpx
     from flwr.proto.fleet_pb2 import (
         ActivateNodeRequest,
         ActivateNodeResponse,
         DeactivateNodeRequest,
+        PullMessagesRequest,
+        PullMessagesResponse,
         PushMessagesRequest,
         PushMessagesResponse,
     )
     from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    waits = patience or Patience()
 
     class Successor(wary(FleetHttpClient, on_yes=on_yes)):  # type: ignore[misc]
         def ActivateNode(  # noqa: N802 - the name is Flower's
@@ -141,6 +169,13 @@ def successor(
             given = super().ActivateNode(request)
             on_joined(given.node_id)
             return cast("ActivateNodeResponse", given)
+
+        def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802
+            given = super().PullMessages(request)
+            for message in given.messages_list[:1]:
+                metadata = message.metadata
+                waits.begin(metadata.created_at + metadata.ttl - time.time())
+            return cast("PullMessagesResponse", given)
 
         def PushMessages(self, request: PushMessagesRequest) -> PushMessagesResponse:  # noqa: N802
             request.clientapp_runtime_list[:] = [0.0] * len(request.clientapp_runtime_list)

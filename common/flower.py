@@ -9,6 +9,7 @@ that knows Flower's HTTP clients.
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +18,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from common.fleet import LONGEST_S as LONGEST_S
+from common.fleet import Patience, successor, wary
 from common.fleet import is_admitted as is_admitted
-from common.fleet import successor, wary
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -66,10 +68,12 @@ LOOP_ENDED = 75
 """Exit status of a SuperNode whose loop ended by itself, which Flower leaves hanging; start it again."""
 
 HANDED_OVER_S = 10.0
-"""In which a worker hands a whole reply over, on the same machine, or has died over it."""
+"""In which a worker hands the next part of a reply over, on the same machine, or has died over it."""
 
 _REPLY_PAUSE_S, _PART_PAUSE_S = 0.1, 0.02
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+log = logging.getLogger(__name__)
 
 
 @cache
@@ -106,7 +110,7 @@ def quicken() -> None:
 def supernode(
     arguments: Sequence[str],
     *,
-    on_poll: Callable[[], None],
+    on_heard: Callable[[], None],
     predecessor: int | None = None,
     on_joined: Callable[[int], None] = lambda node_id: None,
 ) -> int:
@@ -117,8 +121,7 @@ def supernode(
 
     Args:
         arguments: of the command `flower-supernode`.
-        on_poll: called after each look at the hub that succeeded and found nothing, and again and again
-            while a message is worked on.
+        on_heard: called after each answer of the hub that says yes, by whichever thread asked.
         predecessor: number of this site's node by which an earlier process of it is known, if one is.
         on_joined: called with that number when the hub has let this process in.
     """
@@ -129,8 +132,10 @@ def supernode(
 
     for module in (heartbeat, in_memory_corestate, fleet_http_connection):
         _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_S)
-    _replace(start_client_internal, "time", _Pauses(on_poll))
-    _replace(fleet_http_connection, "FleetHttpClient", successor(predecessor, on_joined))
+    patience = Patience()
+    hub = successor(predecessor, on_joined, patience=patience, on_yes=on_heard)
+    _replace(start_client_internal, "time", _Pauses(patience))
+    _replace(fleet_http_connection, "FleetHttpClient", hub)
     _replace(start_client_internal, "_push_messages", whole_replies(start_client_internal._push_messages))
     original = vars(start_client_internal)["get_fused_config_from_fab"]
 
@@ -140,7 +145,10 @@ def supernode(
     _replace(start_client_internal, "get_fused_config_from_fab", settings)
     quicken()
     sys.argv = ["flower-supernode", *arguments]
-    flower_supernode()
+    try:
+        flower_supernode()
+    except Unanswered:
+        log.error("the worker gave no reply in time; the node is started again")
     return LOOP_ENDED
 
 
@@ -172,8 +180,10 @@ class _WholeReplies:
     def _is_whole(self, reply: Message) -> bool:
         from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 
-        key, end = reply.metadata.message_id, time.monotonic() + HANDED_OVER_S
-        while self._lacks_parts(key):
+        key, lacks, end = reply.metadata.message_id, 0, 0.0
+        while lacking := self._lacking(key):
+            if lacking != lacks:
+                lacks, end = lacking, time.monotonic() + HANDED_OVER_S
             if time.monotonic() > end:
                 self.state.delete_messages(message_ids=[key])
                 self.store.delete(key)
@@ -182,23 +192,28 @@ class _WholeReplies:
             time.sleep(_PART_PAUSE_S)
         return True
 
-    def _lacks_parts(self, key: str) -> bool:
+    def _lacking(self, key: str) -> int:
         from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
         parts = iterate_object_tree(self.store.get_object_tree(key))
-        return any(self.store.get(part.object_id) == b"" for part in parts)
+        return sum(self.store.get(part.object_id) == b"" for part in parts)
+
+
+class Unanswered(BaseException):
+    """A message's time is long over and no reply came; no `except Exception` of Flower's may swallow it."""
 
 
 @dataclass
 class _Pauses:
     """Stands in for the module `time` in Flower's loop, which sleeps 3 s when idle and 0.5 s for a reply."""
 
-    on_poll: Callable[[], None]
+    patience: Patience
     last_message: float = field(default_factory=time.monotonic)
 
     def sleep(self, seconds: float) -> None:
-        self.on_poll()
         if seconds < 1:
+            if self.patience.is_over():
+                raise Unanswered
             self.last_message = time.monotonic()
             time.sleep(_REPLY_PAUSE_S)
         elif time.monotonic() - self.last_message < EAGER_FOR_S:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import time
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,39 @@ def test_a_damaged_memory_is_none(folder: Path, content: str) -> None:
 def test_a_disk_that_takes_nothing_does_not_end_the_node(tmp_path: Path) -> None:
     node.remember(tmp_path / "missing", 7)
     node.stamper(tmp_path / "missing")()
+
+
+def stamped(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / node.LAST_POLL).read_text()))
+
+
+def test_a_stamp_says_when_the_hub_answered_and_whom(folder: Path) -> None:
+    node.stamper(folder)()
+    told = stamped(folder)
+    assert told["ok"] is True
+    assert told["pid"] == os.getpid()
+    assert told["time"] == pytest.approx(time.time(), abs=30)
+    assert told["boot_s"] == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=30)
+
+
+def test_a_clock_that_is_set_back_silences_no_stamp(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "STAMP_S", 0.0)
+    stamp = node.stamper(folder)
+    stamp()
+    before = time.time()
+    monkeypatch.setattr(time, "time", lambda: before - 3600)
+    stamp()
+    assert stamped(folder)["time"] == before - 3600
+
+
+def test_a_node_takes_its_own_stamp_along_when_it_ends(folder: Path) -> None:
+    node.stamper(folder)()
+    node.unstamp(folder)
+    assert not (folder / node.LAST_POLL).exists()
+    node.unstamp(folder)
+
+
+def test_the_stamp_of_another_process_stays(folder: Path) -> None:
+    (folder / node.LAST_POLL).write_text(json.dumps({"time": 1.0, "ok": True, "pid": os.getpid() + 1}))
+    node.unstamp(folder)
+    assert (folder / node.LAST_POLL).exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +19,7 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeResponse,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
     PushMessagesResponse,
 )
@@ -140,6 +143,31 @@ def test_how_long_the_work_took_is_not_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(FleetHttpClient, "PushMessages", push)
     client("127.0.0.1:9").PushMessages(PushMessagesRequest(clientapp_runtime_list=[12.5]))
     assert list(sent[0].clientapp_runtime_list) == [0.0]
+
+
+def pulling(monkeypatch: pytest.MonkeyPatch, patience: fleet.Patience, *, ttl: float | None) -> None:
+    """A look for messages that finds one with so many seconds to live, or none."""
+    given = PullMessagesResponse()
+    if ttl is not None:
+        metadata = given.messages_list.add().metadata
+        metadata.created_at, metadata.ttl = time.time(), ttl
+    monkeypatch.setattr(FleetHttpClient, "PullMessages", lambda client, request: given)
+    kind = fleet.successor(None, lambda node_id: None, patience=patience)
+    kind.from_server_address("127.0.0.1:9", True, None, interceptors=[]).PullMessages(PullMessagesRequest())
+
+
+@pytest.mark.parametrize(
+    ("ttl", "waits_s"),
+    [(30.0, 90.0), (-1000.0, 60.0), (1e9, 86_460.0), (math.nan, 60.0), (None, math.inf)],
+    ids=["until the deadline", "overdue when it came", "a day at most", "no number", "nothing came"],
+)
+def test_a_node_waits_as_long_as_the_last_message_lives(
+    monkeypatch: pytest.MonkeyPatch, ttl: float | None, waits_s: float
+) -> None:
+    patience = fleet.Patience()
+    pulling(monkeypatch, patience, ttl=ttl)
+    assert patience.end - time.monotonic() == pytest.approx(waits_s, abs=10)
+    assert not patience.is_over()
 
 
 def joining(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import io
+import sys
 import threading
 import time
 import tomllib
@@ -27,7 +29,7 @@ from flwr.supernode import start_client_internal
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
-from common import flower, wire
+from common import fleet, flower, wire
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = b"s" * 48
@@ -81,15 +83,54 @@ def test_a_name_that_is_gone_is_a_loud_failure() -> None:
 
 def test_pauses_are_short_after_a_message_and_flowers_own_later(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    polls: list[int] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    pauses = flower._Pauses(lambda: polls.append(1))
+    pauses = flower._Pauses(fleet.Patience())
     pauses.sleep(3)
     pauses.sleep(0.5)
     pauses.last_message -= flower.EAGER_FOR_S + 1
     pauses.sleep(3)
     assert slept == [flower.EAGER_PAUSE_S, 0.1, 3]
-    assert len(polls) == 3
+
+
+def await_reply(factory: NodeStateFactory) -> None:
+    """Flower's wait for a reply."""
+    state, store = factory.state(), factory.objectstore_factory.store()
+    start_client_internal._push_messages(
+        state, store, send=lambda *parts: (set(), ""), push_object=lambda *parts: None
+    )
+
+
+@pytest.mark.parametrize("task_type", ["flwr-clientapp", "flwr-agentapp"])
+def test_a_node_waits_for_no_reply_that_will_never_come(
+    monkeypatch: pytest.MonkeyPatch, task_type: str
+) -> None:
+    """A worker that died between two calls, and a run of a kind that no worker takes."""
+    factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+    factory.state().set_node_id(NODE)
+    put_message(factory, task_type=task_type)
+    (task,) = factory.state().get_tasks()
+    assert factory.state().claim_task(task.task_id)
+    assert factory.state().activate_task(task.task_id)
+    monkeypatch.setattr(fleet, "REPLY_S", 0.2)
+    patience = fleet.Patience()
+    monkeypatch.setattr(start_client_internal, "time", flower._Pauses(patience))
+    patience.begin(0.0)
+    began = time.monotonic()
+    with pytest.raises(flower.Unanswered):
+        await_reply(factory)
+    assert 0.2 <= time.monotonic() - began < 10
+
+
+def test_a_node_that_waited_in_vain_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits_in_vain() -> None:
+        raise flower.Unanswered
+
+    module = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    monkeypatch.setattr(module, "flower_supernode", waits_in_vain)
+    monkeypatch.setattr(flower, "_replace", lambda *words: None)
+    monkeypatch.setattr(flower, "quicken", lambda: None)
+    monkeypatch.setattr(sys, "argv", [])
+    assert flower.supernode([], on_heard=fleet.nobody) == flower.LOOP_ENDED
 
 
 # The SuperNode's local API, as Flower ships it, and our source of tasks
@@ -113,7 +154,7 @@ def node() -> Iterator[tuple[NodeStateFactory, str]]:
     thread.join(timeout=10)
 
 
-def put_message(factory: NodeStateFactory, *, ttl: float = 60.0) -> None:
+def put_message(factory: NodeStateFactory, *, ttl: float = 60.0, task_type: str = "flwr-clientapp") -> None:
     """What Flower's loop does when a message came from the hub."""
     state = factory.state()
     identity = cast(Any, TaskIdentity)
@@ -126,7 +167,7 @@ def put_message(factory: NodeStateFactory, *, ttl: float = 60.0) -> None:
     state.set_run_series_context(run.series_id, context)
     state.store_run(run)
     state.store_fab(fab)
-    assert state.create_task(task_type="flwr-clientapp", run_id=5, fab_hash=fab.hash_str) is not None
+    assert state.create_task(task_type=task_type, run_id=5, fab_hash=fab.hash_str) is not None
     content = RecordDict({"facts": wire.pack_metrics({"number": 1})})
     message = Message(content, dst_node_id=NODE, message_type="query.hello", ttl=ttl)
     start_client_internal._insert_message(message, state, factory.objectstore_factory.store())
