@@ -71,10 +71,18 @@ def init(
     """
     from client.join import init_site
     from client.template import parsed_policy
-    from client.trust import UnreachableError, trust
+    from client.trust import UnreachableError, check_fingerprint, read_authority, trust
+    from common.certificates import fingerprint as fingerprint_of
     from common.certificates import key_fingerprint
 
-    made = init_site(folder, hub=hub, name=name, data=data, policy=parsed_policy(settings))
+    expected = fingerprint
+    if fingerprint:
+        check_fingerprint(fingerprint)
+    if hub_ca:
+        expected = fingerprint or fingerprint_of(read_authority(hub_ca))
+    made = init_site(
+        folder, hub=hub, name=name, data=data, policy=parsed_policy(settings), authority=expected
+    )
     click.echo(
         f"made in {folder}: {', '.join(made)}" if made else f"{folder} is a site already; nothing was changed"
     )
@@ -82,6 +90,8 @@ def init(
         click.echo(_trusted(trust(folder, hub, ca=hub_ca, fingerprint=fingerprint)))
     except UnreachableError as error:
         click.echo(f"no contact with the hub yet: {error}. `fedglia site check` tries again.")
+        if fingerprint:
+            click.echo(f"whoever answers then must show the authority {fingerprint}; any other is refused")
     click.echo(
         f"\nNext:\n  1. send {folder / f'join-{name}.json'} to the coordinator (it holds no secret)\n"
         f"     and read out the key: {key_fingerprint((folder / 'key.pub').read_text())}\n"

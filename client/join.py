@@ -55,6 +55,7 @@ def init_site(
     name: str,
     data: Path,
     policy: Mapping[str, object] | None = None,
+    authority: str | None = None,
 ) -> tuple[str, ...]:
     """Make a site folder, or what is missing of it; returns the names of the files that were made.
 
@@ -64,6 +65,7 @@ def init_site(
         name: as plans call the site.
         data: the folder of scans.
         policy: keys of [policy] to begin with, already checked; the others keep their defaults.
+        authority: fingerprint that the hub's authority must have, already checked; None: not known.
 
     Raises:
         InputError: a name that plans cannot use, an address that is none, no such data folder, or one in
@@ -89,7 +91,14 @@ def init_site(
         made += _make_key(folder)
         made += _make(folder / "secret", secrets.token_hex(32).encode())
         made += _make(folder / f"join-{name}.json", _join_file(folder, name), mode=0o644)
-        content = site_toml(name=name, data=data, hub=hub, runtime_port=_free_port(folder), policy=policy)
+        content = site_toml(
+            name=name,
+            data=data,
+            hub=hub,
+            runtime_port=_free_port(folder),
+            policy=policy,
+            authority=authority,
+        )
         made += _make(folder / "site.toml", content.encode())
     except OSError as error:
         raise RunError(f"{folder.name}: cannot be written ({error.strerror})", code="disk") from error

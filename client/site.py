@@ -42,7 +42,7 @@ _KEYS: Mapping[str, type] = {
     "hub": dict,
     "policy": dict,
 }
-_HUB_KEYS: Mapping[str, type] = {"address": str, "runtime_port": int}
+_HUB_KEYS: Mapping[str, type] = {"address": str, "runtime_port": int, "authority": str}
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Site:
         worker: `fork` or `resident`, see `client.worker`.
         hub: HOST:PORT of the hub; empty for a site that is simulated.
         runtime_port: on 127.0.0.1, between this site's own two processes; 0 for a site that is simulated.
+        authority: SHA-256 that the hub's authority must have at the first contact; empty: any is believed.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Site:
     worker: str = "fork"
     hub: str = ""
     runtime_port: int = 0
+    authority: str = ""
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -163,6 +165,7 @@ def site_of(words: Mapping[str, Any], folder: Path) -> Site:
         worker=words.get("worker", "fork"),
         hub=hub.get("address", ""),
         runtime_port=hub.get("runtime_port", 0),
+        authority=hub.get("authority", ""),
     )
 
 

@@ -37,6 +37,10 @@ address = {hub}
 # A port on 127.0.0.1 between this site's own two processes. Any free one will do.
 runtime_port = {runtime_port}
 
+# The fingerprint that the hub's authority must have when it is met for the first time; what is pinned then
+# lies in hub-ca.crt, and `fedglia site trust` changes it.
+{authority}
+
 # What this hospital allows. A line that begins with # shows the value that holds while it is not set.
 # Whatever a plan asks for beyond this is refused before anything runs, and noted in audit.jsonl.
 [policy]
@@ -44,11 +48,21 @@ runtime_port = {runtime_port}
 
 
 def site_toml(
-    *, name: str, data: Path, hub: str, runtime_port: int, policy: Mapping[str, object] | None = None
+    *,
+    name: str,
+    data: Path,
+    hub: str,
+    runtime_port: int,
+    policy: Mapping[str, object] | None = None,
+    authority: str | None = None,
 ) -> str:
     """The text of a new site.toml; keys of `policy` are set, the others stand there as comments."""
     head = _HEAD.format(
-        name=as_toml(name), data=as_toml(str(data)), hub=as_toml(hub), runtime_port=runtime_port
+        name=as_toml(name),
+        data=as_toml(str(data)),
+        hub=as_toml(hub),
+        runtime_port=runtime_port,
+        authority=f"authority = {as_toml(authority)}" if authority else '# authority = "AB:CD:..."',
     )
     return head + "\n".join(_policy_lines(policy or {}))
 

@@ -1,20 +1,26 @@
 """Whom this site believes: one certificate authority, pinned in SITE/hub-ca.crt the first time it is met.
 
 As with ssh, the first contact is believed, and a person compares the fingerprint with the hub's own; a
-fingerprint or a file that the coordinator gave makes the first contact strict. Another authority later is
-refused: it is a proxy that reads what passes, somebody who pretends to be the hub, or a hub made anew.
+fingerprint or a file that the coordinator gave makes the first contact strict, whenever it comes: the
+fingerprint stands in site.toml, [hub] authority, from the moment that it was given. Another authority later
+is refused: it is a proxy that reads what passes, somebody who pretends to be the hub, or a hub made anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import tomlkit
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
+from client import audit
+from client.settings import edited
+from client.site import open_site
 from common import certificates
 from common.errors import InputError, RunError, SiteError
 from common.files import write_atomic
@@ -52,7 +58,8 @@ def trust(
         folder: the site's.
         address: HOST:PORT of the hub.
         ca: a file that the coordinator gave.
-        fingerprint: SHA-256 that the coordinator told, `AB:CD:..`; the authority must have it.
+        fingerprint: SHA-256 that the coordinator told, `AB:CD:..`; the authority must have it. None: as
+            site.toml expects it, if it does.
         replace: let another authority take the place of the pinned one; needs `ca` or `fingerprint`.
         timeout_s: for the hub to answer.
 
@@ -64,15 +71,19 @@ def trust(
     if replace and ca is None and fingerprint is None:
         raise InputError("to replace the pinned authority give --fingerprint or --hub-ca, as the hub says it")
     pinned = pinned_fingerprint(folder)
+    if not pinned:
+        fingerprint = _kept(folder, fingerprint)
     if pinned and ca is None and (fingerprint is None or _same(fingerprint, pinned)):
         return Trust(pinned, "pinned before")
-    found = _read(ca) if ca else _met(address, timeout_s=timeout_s)
+    found = read_authority(ca) if ca else _met(address, timeout_s=timeout_s)
     named = certificates.fingerprint(found)
     if fingerprint and not _same(fingerprint, named):
         raise (InputError if ca else SiteError)(_other(named, fingerprint))
     if pinned and not _same(pinned, named) and not replace:
         raise SiteError(_other(named, pinned))
     write_atomic(folder / CA_FILE, found)
+    if expected_fingerprint(folder) not in (None, named):
+        expect(folder, named)
     return Trust(
         named, "from the file" if ca else "as the fingerprint says" if fingerprint else "at first contact"
     )
@@ -96,6 +107,48 @@ def pinned_fingerprint(folder: Path) -> str | None:
         ) from None
 
 
+def expected_fingerprint(folder: Path) -> str | None:
+    """SHA-256 that site.toml expects the hub's authority to have; None where it expects none.
+
+    Raises:
+        SiteError: site.toml cannot be used, so it is not known what it expects.
+    """
+    return open_site(folder).authority or None if (folder / "site.toml").exists() else None
+
+
+def expect(folder: Path, fingerprint: str) -> None:
+    """Keep in site.toml which authority the hub must show.
+
+    Raises:
+        SiteError, RunError, LockedError: it cannot be written.
+    """
+    if expected_fingerprint(folder) != fingerprint:
+        with edited(folder) as document:
+            document.setdefault("hub", tomlkit.table())["authority"] = fingerprint
+
+
+def _kept(folder: Path, fingerprint: str | None) -> str | None:
+    """What was expected, where nothing new is said; what is said is kept, however long the hub is away."""
+    if fingerprint is None:
+        return expected_fingerprint(folder)
+    check_fingerprint(fingerprint)
+    expect(folder, fingerprint)
+    return fingerprint
+
+
+def check_fingerprint(text: str) -> None:
+    """Refuse what cannot be the fingerprint of an authority, before anything is made that would rely on it.
+
+    Raises:
+        InputError: it is not 64 hexadecimal digits.
+    """
+    if not re.fullmatch(r"[0-9A-F]{64}", _bare(text)):
+        raise InputError(
+            f"'{text[:100]}' is no fingerprint: give the 64 digits that `fedglia hub status` shows, as in "
+            "AB:CD:..."
+        )
+
+
 def _met(address: str, *, timeout_s: float) -> bytes:
     """The authority that the hub itself shows, after checking that its certificate follows from it."""
     try:
@@ -112,13 +165,19 @@ def _met(address: str, *, timeout_s: float) -> bytes:
             leaf.verify_directly_issued_by(last)
             last.verify_directly_issued_by(last)
             return chain[-1].encode()
+    says = audit.words(leaf.subject.rfc4514_string(), longest=80)
     raise SiteError(
-        f"{address} shows no authority of its own (it says it is {leaf.subject.rfc4514_string()[:80]}): ask "
-        "the coordinator for the hub's ca.crt and give it with --hub-ca"
+        f"{address} shows no authority of its own (it says it is {says}): ask the coordinator for the "
+        "hub's ca.crt and give it with --hub-ca"
     )
 
 
-def _read(file: Path) -> bytes:
+def read_authority(file: Path) -> bytes:
+    """The certificate of an authority, as the coordinator gives it.
+
+    Raises:
+        InputError: there is no such file, or it is none.
+    """
     try:
         content = file.read_bytes()
         found = x509.load_pem_x509_certificate(content)
@@ -132,8 +191,11 @@ def _read(file: Path) -> bytes:
 
 
 def _same(one: str, other: str) -> bool:
-    plain = [text.upper().removeprefix("SHA256").replace(":", "").strip() for text in (one, other)]
-    return plain[0] == plain[1]
+    return _bare(one) == _bare(other)
+
+
+def _bare(fingerprint: str) -> str:
+    return fingerprint.upper().removeprefix("SHA256").replace(":", "").strip()
 
 
 def _other(found: str, expected: str) -> str:

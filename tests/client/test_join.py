@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 
-from client import template
+from client import services, template
 from client.cli import site
 from client.join import connection, find_site, init_site, public_key, split_address
 from client.policy import Policy
 from client.site import open_site
-from client.trust import UnreachableError, pinned_fingerprint, trust
+from client.trust import UnreachableError, expected_fingerprint, pinned_fingerprint, trust
 from common import certificates
 from common.errors import InputError, SiteError
 from tests.client.stub_hub import StubHub, serving
@@ -220,6 +220,8 @@ def test_a_newer_layout_is_left_alone(made: Path, data: Path) -> None:
 
 # Trust
 
+OTHER = ":".join(["AB"] * 32)
+
 
 def test_the_first_contact_is_believed_and_stays(made: Path, hub: StubHub) -> None:
     first = trust(made, hub.address)
@@ -235,6 +237,37 @@ def test_a_fingerprint_or_a_file_makes_the_first_contact_strict(made: Path, hub:
     assert pinned_fingerprint(made) is None
     assert trust(made, "127.0.0.1:1", ca=hub.ca, fingerprint=hub.fingerprint.lower()).how == "from the file"
     assert pinned_fingerprint(made) == hub.fingerprint
+
+
+def test_a_fingerprint_is_kept_while_the_hub_is_away(made: Path, hub: StubHub) -> None:
+    with pytest.raises(UnreachableError):
+        trust(made, "127.0.0.1:1", fingerprint=OTHER)
+    with pytest.raises(SiteError, match="authority is not the one that is expected"):
+        trust(made, hub.address)
+    with pytest.raises(SiteError, match="authority is not the one that is expected"):
+        trust(made, hub.address, ca=hub.ca)
+    assert pinned_fingerprint(made) is None
+    assert trust(made, hub.address, fingerprint=hub.fingerprint).how == "as the fingerprint says"
+    (made / "hub-ca.crt").unlink()
+    assert trust(made, hub.address).how == "as the fingerprint says"
+
+
+def test_what_the_site_expects_follows_what_a_person_accepts(
+    made: Path, hub: StubHub, tmp_path: Path
+) -> None:
+    certificates.make_authority(tmp_path, "before")
+    before = certificates.fingerprint((tmp_path / "ca.crt").read_bytes())
+    trust(made, hub.address, ca=tmp_path / "ca.crt", fingerprint=before)
+    trust(made, hub.address, fingerprint=hub.fingerprint, replace=True)
+
+    assert expected_fingerprint(made) == hub.fingerprint
+
+
+def test_a_site_toml_that_cannot_be_read_believes_nobody(made: Path, hub: StubHub) -> None:
+    (made / "site.toml").write_text("[hub")
+    with pytest.raises(SiteError, match="no usable site.toml"):
+        trust(made, hub.address)
+    assert pinned_fingerprint(made) is None
 
 
 def test_another_authority_later_is_refused_until_a_person_says_so(
@@ -292,6 +325,36 @@ def test_init_without_the_hub_is_no_error(tmp_path: Path, data: Path) -> None:
     assert done.exit_code == 0
     assert "no contact with the hub yet" in done.output
     assert (tmp_path / "site" / "key").is_file()
+
+
+def test_init_keeps_the_fingerprint_for_a_hub_that_answers_later(
+    tmp_path: Path, data: Path, hub: StubHub
+) -> None:
+    words = ("init", tmp_path / "site", "--hub", "127.0.0.1:1", "--name", "a", "--data", data)
+    done = run(*words, "--fingerprint", OTHER)
+
+    assert done.exit_code == 0
+    assert f"must show the authority {OTHER}" in done.output
+    with pytest.raises(SiteError, match="authority is not the one that is expected"):
+        trust(tmp_path / "site", hub.address)
+    file = tmp_path / "site" / "site.toml"
+    file.write_text(file.read_text().replace("127.0.0.1:1", hub.address))
+    with pytest.raises(SiteError, match="authority is not the one that is expected"):
+        list(services.prepare(tmp_path / "site"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--fingerprint", "AA:BB:CC"), ("--hub-ca", "none.crt"), ("--hub-ca", "x.crt")]
+)
+def test_init_makes_nothing_where_what_it_is_to_believe_cannot_be_read(
+    tmp_path: Path, data: Path, option: str, value: str
+) -> None:
+    (tmp_path / "x.crt").write_text("hello")
+    given = value if option == "--fingerprint" else tmp_path / value
+    words = ("init", tmp_path / "site", "--hub", "127.0.0.1:1", "--name", "a", "--data", data)
+
+    assert isinstance(run(*words, option, given).exception, InputError)
+    assert not (tmp_path / "site").exists()
 
 
 def test_trust_can_be_shown_and_set(made: Path, hub: StubHub) -> None:
