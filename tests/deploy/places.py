@@ -17,6 +17,8 @@ from tests.test_house import complaint
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+NODE_READS = {"format", "site.toml", "key", "secret", "hub-ca.crt"}
+"""What a node sees of a site's folder, whichever way it is deployed, beside run/, which it writes."""
 
 
 def program(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.places import DEPLOY, ROOT, documents, program, wrong
+from tests.deploy.places import DEPLOY, NODE_READS, ROOT, documents, program, wrong
 
 VERSION = str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
@@ -112,11 +112,20 @@ def test_only_the_edge_is_published() -> None:
 
 def test_the_node_has_no_scans_and_the_worker_no_key() -> None:
     found = services("site")
-    assert found["node"]["volumes"] == ["site:/var/lib/fedglia"]
+    assert seen_of_the_site(found["node"]["volumes"]) == {"run": False, **dict.fromkeys(NODE_READS, True)}
+    assert any(place.startswith("/var/lib/fedglia:") for place in found["node"]["tmpfs"])
     mounts = found["worker"]["volumes"]
     assert [mount for mount in mounts if mount.endswith("/srv/fedglia/scans:ro")]
     assert "/dev/null:/var/lib/fedglia/site/key:ro" in mounts
     assert found["worker"]["network_mode"] == "service:node"
+
+
+def seen_of_the_site(mounts: list[dict[str, Any]]) -> dict[str, bool]:
+    """What of the site's folder is mounted at its own place, and whether only to be read."""
+    assert all(mount["target"] == f"/var/lib/fedglia/{mount['volume']['subpath']}" for mount in mounts)
+    return {
+        mount["volume"]["subpath"].removeprefix("site/"): mount.get("read_only", False) for mount in mounts
+    }
 
 
 def test_hours_of_the_day_are_the_hospitals_where_they_are_judged() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.places import DEPLOY, documents, program, wrong
+from tests.deploy.places import DEPLOY, NODE_READS, documents, program, wrong
 
 ROLES = ("hub", "site")
 
@@ -105,10 +105,24 @@ def test_the_node_has_no_scans_and_the_worker_no_key() -> None:
         name: {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
         for name, container in containers("site").items()
     }
-    assert "/srv/fedglia/scans" not in mounts["node"]
+    seen = [mount for mount in containers("site")["node"]["volumeMounts"] if mount["name"] == "site"]
+    assert {mount["subPath"]: mount.get("readOnly", False) for mount in seen} == {
+        "site/run": False,
+        **{f"site/{name}": True for name in NODE_READS},
+    }
+    assert all(mount["mountPath"] == f"/var/lib/fedglia/{mount['subPath']}" for mount in seen)
+    assert set(mounts["node"]) == {"/tmp", "/var/lib/fedglia", *(mount["mountPath"] for mount in seen)}
+    (nothing,) = (each for each in pod("site")["volumes"] if each["name"] == "nothing")
+    assert "emptyDir" in nothing
     assert mounts["worker"]["/srv/fedglia/scans"] is True
     assert mounts["worker"]["/var/lib/fedglia/site/key"] is True
-    assert "/var/lib/fedglia/site/key" not in mounts["node"]
+
+
+def test_the_authority_is_pinned_before_the_node_starts_which_cannot_do_it() -> None:
+    first, then = pod("site")["initContainers"]
+    assert (first["args"][:2], then["args"][:2]) == (["site", "init"], ["site", "trust"])
+    assert "--fingerprint=$(FINGERPRINT)" in first["args"]
+    assert "--fingerprint=$(FINGERPRINT)" in then["args"]
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.places import DEPLOY, program, wrong
+from tests.deploy.places import DEPLOY, NODE_READS, program, wrong
 from tests.deploy.under_unit import settings
 
 UNITS = DEPLOY / "systemd"
@@ -96,6 +96,11 @@ def test_a_unit_starts_a_command_that_exists_and_is_started_again_for_ever(name:
 def test_each_process_of_a_site_sees_only_what_is_its_own() -> None:
     node, worker = (settings(UNITS / f"fedglia-site-{name}.service") for name in ("node", "worker"))
     assert node["InaccessiblePaths"] == ["/srv/fedglia"]
+    assert node["TemporaryFileSystem"] == ["/var/lib/fedglia:ro"]
+    read = {word.removeprefix("-") for words in node["BindReadOnlyPaths"] for word in words.split()}
+    assert read == {f"/var/lib/fedglia/site/{name}" for name in NODE_READS}
+    assert node["BindPaths"] == ["/var/lib/fedglia/site/run"]
+    assert not {"ReadWritePaths", "StateDirectory"} & set(node)
     assert worker["ReadOnlyPaths"] == ["/srv/fedglia"]
     assert worker["InaccessiblePaths"] == ["/var/lib/fedglia/site/key"]
     assert (worker["IPAddressDeny"], worker["IPAddressAllow"]) == (["any"], ["localhost"])
