@@ -11,7 +11,8 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import uuid4
@@ -87,8 +88,9 @@ class SuperLink(Grid):
         assume_identity(HUB_NODE)
         self.sites = {name: Site(name, 100 + number) for number, name in enumerate(names or SITES)}
         self.nodes = {site.node: site for site in self.sites.values()}
-        self.there = threading.Event()
-        self.there.set()
+        self.there = True
+        self.calls = 0
+        self.called = threading.Condition()
         self.pushed: list[str] = []
         self.failing: list[BaseException] = []
         self.registered = {name: name for name in self.sites}
@@ -106,7 +108,7 @@ class SuperLink(Grid):
 
     def __exit__(self, *_: object) -> None:
         self._closed = True
-        self.there.set()
+        self.come_back()
         for site in self.sites.values():
             with site.changed:
                 site.changed.notify_all()
@@ -120,6 +122,32 @@ class SuperLink(Grid):
         site = self.sites[name]
         del self.nodes[site.node]
         site.node, self.nodes[node] = node, site
+
+    def go_away(self) -> None:
+        """From now on calls wait; those under way are done with first, so that none is cut in the middle."""
+        with self.called:
+            self.called.wait_for(lambda: self.calls == 0)
+            self.there = False
+
+    def come_back(self) -> None:
+        """Calls go on."""
+        with self.called:
+            self.there = True
+            self.called.notify_all()
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        with self.called:
+            self.called.wait_for(lambda: self.there)
+            if self.failing:
+                raise self.failing.pop()
+            self.calls += 1
+        try:
+            yield
+        finally:
+            with self.called:
+                self.calls -= 1
+                self.called.notify_all()
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -138,41 +166,39 @@ class SuperLink(Grid):
         return [node.node_id for node in self.get_nodes()]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        self._wait_until_there()
-        return [
-            NodeInfo(
-                node_id=site.node,
-                name=self.registered[site.name],
-                last_activated_at=str(site.activated),
-                online_until=site.until,
-            )
-            for site in self.sites.values()
-            if site.online
-        ]
+        with self._call():
+            return [
+                NodeInfo(
+                    node_id=site.node,
+                    name=self.registered[site.name],
+                    last_activated_at=str(site.activated),
+                    online_until=site.until,
+                )
+                for site in self.sites.values()
+                if site.online
+            ]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        self._wait_until_there()
-        ids = []
-        for message in messages:
-            site = self.nodes.get(message.metadata.dst_node_id)
-            if site is None:
-                ids.append("")
-                continue
-            identity = str(uuid4())
-            message.metadata.__dict__["_message_id"] = identity
-            self.pushed.append(f"{site.name} {message.metadata.message_type}")
-            with self._lock:
-                self._questions[identity] = message
-            with site.changed:
-                site.letters.append(message)
-                site.changed.notify_all()
-            ids.append(identity)
-        return ids
+        with self._call():
+            return [self._push(message) for message in messages]
+
+    def _push(self, message: Message) -> str:
+        site = self.nodes.get(message.metadata.dst_node_id)
+        if site is None:
+            return ""
+        identity = str(uuid4())
+        message.metadata.__dict__["_message_id"] = identity
+        self.pushed.append(f"{site.name} {message.metadata.message_type}")
+        with self._lock:
+            self._questions[identity] = message
+        with site.changed:
+            site.letters.append(message)
+            site.changed.notify_all()
+        return identity
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        self._wait_until_there()
         (identity,) = message_ids
-        with self._lock:
+        with self._call(), self._lock:
             question = self._questions.get(identity)
             if question is None:
                 return [_error(identity, ErrorCode.MESSAGE_UNAVAILABLE)]
@@ -182,16 +208,11 @@ class SuperLink(Grid):
                 self._replies.pop(identity, None)
                 return [_error(identity, ErrorCode.NODE_UNAVAILABLE)]
             reply = self._replies.pop(identity, None)
-            if reply is not None:
-                del self._questions[identity]
-        if reply is not None:
-            time.sleep(site.upload_s)  # a process that ends does not wait for it
-        return [] if reply is None else [reply]
-
-    def _wait_until_there(self) -> None:
-        self.there.wait()
-        if self.failing:
-            raise self.failing.pop()
+            if reply is None:
+                return []
+            del self._questions[identity]
+        time.sleep(site.upload_s)  # a process that ends does not wait for it
+        return [reply]
 
     def _live(self, site: Site) -> None:
         while not self._closed:

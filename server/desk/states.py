@@ -270,5 +270,5 @@ def _site_state(site: str, facts: Facts, mark: tuple[str, str] | None, *, active
         return mark or ("not admitted", "not-admitted")
     node = None if facts.nodes is None else facts.nodes.get(site, "registered")
     if node == "online" or node is None:
-        return mark or (("connected", "") if node else ("admitted", ""))
+        return mark or (("connected", "") if node else ("admitted", "hub-down"))
     return ("absent", "offline") if node == "offline" else ("admitted", "never-connected")

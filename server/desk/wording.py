@@ -87,13 +87,14 @@ WORDS: Mapping[str, Word] = {
     # the coordinator
     "not-admitted": Word("no key of this name was admitted", "fedglia hub admit JOIN_FILE"),
     "revoked": Word("it was revoked", "a new key of it can be admitted: fedglia hub admit JOIN_FILE"),
+    "hub-down": Word("the hub does not run, and cannot say who is connected", "fedglia hub start"),
     "never-connected": Word("it was admitted and has never connected", "ask the site: fedglia site start"),
 }
 
 STATES: Mapping[str, str] = {
     "not admitted": "the plan names it; the hub has no key of it",
     "revoked": "the hub refuses its key",
-    "admitted": "the hub has its key; it has never connected",
+    "admitted": "the hub has its key; nobody has seen it yet",
     "connected": "it is there; the run has not heard yet what it has",
     "configured": "it said what it has, and waits for its turn",
     "training": "it works on the open question",

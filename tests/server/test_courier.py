@@ -22,7 +22,7 @@ from server.answers import Answer
 from server.exchange import ask
 from server.link import Link
 from server.run import Run, create, opened
-from tests.deployed import SuperLink
+from tests.deployed import Site, SuperLink
 from tests.stub_sites import LAYOUT, SITES, StubSites, plan_of
 
 FAST, SLOW, THIRD = SITES
@@ -95,6 +95,19 @@ def later(seconds: float, action: Callable[[], object]) -> None:
     timer.start()
 
 
+def at_work(site: Site, action: Callable[[], object], *, then_s: float, then: Callable[[], object]) -> None:
+    """Act as soon as the site has begun to work on a round, and again some seconds after that."""
+
+    def wait() -> None:
+        while wire.ROUND not in site.received:
+            time.sleep(0.005)
+        action()
+        time.sleep(then_s)
+        then()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 ALL_ANSWERED = dict.fromkeys(SITES, "answered")
 
 
@@ -148,9 +161,8 @@ class TestSitesThatGo:
 
     def test_a_site_killed_at_work_is_asked_again_when_it_is_back(self, hub: SuperLink) -> None:
         site = hub.sites[SLOW]
-        site.work_s = 0.5
-        later(0.2, site.kill)
-        later(0.7, site.come_back)
+        site.work_s = 1.0
+        at_work(site, site.kill, then_s=0.6, then=site.come_back)
         asked = Asked(hub)
         assert asked.outcomes == ALL_ANSWERED
         assert site.received == [wire.ROUND, wire.HELLO, wire.ROUND]
@@ -167,7 +179,7 @@ class TestSitesThatGo:
             site.kill(unnoticed_s=0.0)
             site.come_back()
 
-        later(0.7, restart)
+        at_work(site, restart, then_s=0.0, then=lambda: None)
         asked = Asked(hub, deadline_s=10.0)
         assert asked.outcomes == ALL_ANSWERED
         assert site.received == [wire.ROUND, wire.HELLO, wire.ROUND]
@@ -175,9 +187,8 @@ class TestSitesThatGo:
     def test_a_stopped_site_whose_question_was_deleted_is_asked_again(self, hub: SuperLink) -> None:
         """It was still on the list when the hub looked for its reply."""
         site = hub.sites[SLOW]
-        site.work_s = 0.5
-        later(0.2, lambda: site.kill(unnoticed_s=0.0))
-        later(0.6, site.come_back)
+        site.work_s = 1.0
+        at_work(site, lambda: site.kill(unnoticed_s=0.0), then_s=0.4, then=site.come_back)
         asked = Asked(hub)
         assert asked.outcomes == ALL_ANSWERED
         assert site.received.count(wire.ROUND) == 2
@@ -185,8 +196,7 @@ class TestSitesThatGo:
     def test_a_line_cut_and_back_costs_no_second_training(self, hub: SuperLink) -> None:
         site = hub.sites[SLOW]
         site.work_s = 1.0
-        later(0.2, site.cut)
-        later(0.8, site.come_back)
+        at_work(site, site.cut, then_s=0.6, then=site.come_back)
         asked = Asked(hub)
         assert asked.outcomes == ALL_ANSWERED
         assert site.received.count(wire.ROUND) == 1
@@ -225,13 +235,13 @@ class TestSuperLinkAway:
     def test_the_wait_ends_at_the_deadline(self, hub: SuperLink) -> None:
         for site in hub.sites.values():
             site.work_s = 0.5
-        later(0.2, hub.there.clear)
+        later(0.2, hub.go_away)
         asked = Asked(hub, deadline_s=1.5)
         assert set(asked.outcomes.values()) == {"late deadline"}
         assert 1.5 <= asked.seconds < 1.5 + SOON_S
 
     def test_away_from_the_start(self, hub: SuperLink) -> None:
-        hub.there.clear()
+        hub.go_away()
         asked = Asked(hub, deadline_s=0.5)
         assert set(asked.outcomes.values()) == {"lost offline"}
         assert 0.5 <= asked.seconds < 0.5 + SOON_S
@@ -239,8 +249,8 @@ class TestSuperLinkAway:
     def test_answers_from_before_and_after_are_all_taken(self, hub: SuperLink) -> None:
         hub.sites[SLOW].work_s = 1.0
         hub.sites[THIRD].upload_s = 0.6
-        later(0.3, hub.there.clear)
-        later(1.6, hub.there.set)
+        later(0.3, hub.go_away)
+        later(1.6, hub.come_back)
         asked = Asked(hub)
         assert asked.outcomes == ALL_ANSWERED
         assert [site.received for site in hub.sites.values()] == [[wire.ROUND]] * 3
@@ -249,11 +259,11 @@ class TestSuperLinkAway:
         """Their heartbeats did not get through; their next one does."""
         site = hub.sites[SLOW]
         site.work_s = 1.0
-        later(0.2, hub.there.clear)
+        later(0.2, hub.go_away)
 
         def return_without_them() -> None:
             site.cut(unnoticed_s=0.0)
-            hub.there.set()
+            hub.come_back()
 
         later(0.5, return_without_them)
         later(0.7, site.come_back)
@@ -287,9 +297,8 @@ def test_a_stop_ends_the_wait(hub: SuperLink, tmp_path: Path) -> None:
 
 def test_what_becomes_of_a_site_is_told(hub: SuperLink, tmp_path: Path) -> None:
     site = hub.sites[SLOW]
-    site.work_s = 0.5
-    later(0.2, site.kill)
-    later(0.7, site.come_back)
+    site.work_s = 1.0
+    at_work(site, site.kill, then_s=0.6, then=site.come_back)
     create(tmp_path / "run", plan_of(), resume=False)
     told: list[tuple[str, object]] = []
     with opened(

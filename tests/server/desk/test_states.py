@@ -173,6 +173,7 @@ def test_a_resumed_run_forgets_what_it_heard() -> None:
 def test_a_hub_that_does_not_answer_hides_nothing_that_is_known() -> None:
     found = standing(facts([OPENED, READY[0]], nodes=None), now=1)
     assert states(found) == {ADULT_A: "configured", ADULT_B: "admitted", SSA: "admitted"}
+    assert found.sites[-1].remedy == "fedglia hub start"
 
 
 def test_lines_that_nobody_knows_are_passed_over() -> None:
