@@ -242,8 +242,9 @@ class Plan(_Part):
 
     @property
     def sha256(self) -> str:
-        """Hash of the meaning: spelling, comments and order of keys in the file do not matter."""
-        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        """Hash of the meaning: spelling, comments and order of keys do not matter, that of the sites does."""
+        whole = [self.as_dict(), self.site_names]
+        canonical = json.dumps(whole, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:

@@ -102,6 +102,14 @@ def test_spelling_comments_and_order_of_keys_do_not_change_the_hash(tmp_path: Pa
     assert plans.load(tmp_path / "one.toml").sha256 == plans.load(tmp_path / "two.toml").sha256
 
 
+def test_sites_in_another_order_are_another_plan() -> None:
+    """Their updates are folded in that order, and sums of floats depend on it."""
+    one, other = (small(sites={name: {} for name in names}) for names in (("a", "b"), ("b", "a")))
+
+    assert (one.site_names, other.site_names) == (("a", "b"), ("b", "a"))
+    assert one.sha256 != other.sha256
+
+
 def test_a_default_written_out_does_not_change_the_hash() -> None:
     assert small(adaptation={"local_steps": 30}).sha256 == small().sha256
 
