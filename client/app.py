@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 
 from client import adaptation
 from client.adaptation import Bench
+from client.keeping import used
 from client.refusal import refuse
 from client.site import Site, locate
 from client.state import SiteState
@@ -164,6 +165,7 @@ def _global_model(
     start = _start_file(site, words.start)
     if not start.is_file():
         raise RefusedUpdate("the starting model was never received here", code="no-start")
+    used(start)
     model = build_from(words.plan, load(start).tensors)
     names = trainable_names(model, words.plan.adaptation.trains, new_head=words.new_head)
     layout = wire.Layout.of(adaptation.current(model, names))

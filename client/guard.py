@@ -22,7 +22,8 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client import audit, egress, refusal, repeats
+from client import audit, egress, refusal, repeats, withdrawal
+from client.keeping import sweep_daily
 from client.orders import Order, check, read
 from client.policy import Policy
 from client.site import Site, open_site
@@ -59,6 +60,7 @@ def answer(
     folder = site if isinstance(site, Path) else site.folder
     words: Instruction | None = None
     try:
+        withdrawal.finish(folder)
         opened = open_site(folder)
         if bundle is not None:
             _check_bundle(*bundle)
@@ -153,6 +155,8 @@ def _carry_out(
 ) -> Message:
     context.node_config = {"site-dir": str(folder)}
     reply = app(message, context)
+    withdrawal.finish(folder)
+    sweep_daily(folder, policy)
     if not reply.has_content():
         raise FedGliaError("the app answered with an error of Flower's own", code="internal")
     sifted = egress.sift(reply.content, order.kind, frozenset(policy.metrics))

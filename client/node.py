@@ -53,6 +53,7 @@ def arguments(folder: Path) -> list[str]:
 def stamper(folder: Path) -> Callable[[], None]:
     """What a node calls when the hub has answered it, from any thread; writes at most every two seconds."""
     last, lock = -math.inf, threading.Lock()
+    pids = process_namespace()
 
     def stamp() -> None:
         nonlocal last
@@ -61,11 +62,16 @@ def stamper(folder: Path) -> Callable[[], None]:
             if now - last < STAMP_S:
                 return
             last = now
-            told = {"time": time.time(), "ok": True, "pid": os.getpid(), "boot_s": now}
+            told = {"time": time.time(), "ok": True, "pid": os.getpid(), "boot_s": now, "pids": pids}
             with contextlib.suppress(RunError):  # a full disk must not end the node
                 write_atomic(folder / LAST_POLL, json.dumps(told).encode())
 
     return stamp
+
+
+def process_namespace() -> int:
+    """The number of the namespace in which this process's id means something; a container has its own."""
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def unstamp(folder: Path) -> None:

@@ -125,7 +125,12 @@ class Policy(BaseModel):
         description="numbers that may leave beside the model update; of a case by itself only with 'cases'",
     )
     log_days: Count = Field(
-        30, description="days that logs and the state of past runs stay; audit and egress records stay"
+        30,
+        description="days that logs, unused prepared cases and starting models, and the state of past runs "
+        "stay; audit and egress records stay",
+    )
+    cache_gb: Positive = Field(
+        20.0, description="prepared cases that are kept, GB; those used longest ago go first"
     )
 
     @field_validator("hours")

@@ -1,4 +1,4 @@
-"""The two processes of a running site: what each may see, how they start, and what is swept before.
+"""The two processes of a running site: what each may see, and how they start and stop.
 
 The node alone talks to the network and opens no scan; the worker alone opens scans and talks to the node on
 127.0.0.1. `python -m client.services SITE` is their supervisor in the foreground.
@@ -7,17 +7,17 @@ The node alone talks to the network and opens no scan; the worker alone opens sc
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from client.join import check_format, connection
+from client.keeping import sweep
+from client.node import LAST_POLL
+from client.policy import Policy
 from client.site import open_site
 from client.trust import CA_FILE, trust
 from common import processes
-from common.files import sweep_drafts
 from common.flower import QUIET
 from common.processes import Service
 
@@ -26,7 +26,6 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"
 LOCAL = ("127.0.0.1", "localhost")
 WAIT_S = 60.0
 """Longest that a start or a stop takes before it is called failed."""
-DAY_S = 86400.0
 
 
 def services(folder: Path) -> tuple[Service, ...]:
@@ -57,7 +56,7 @@ def prepare(folder: Path, *, only: str | None = None) -> Iterator[str]:
 
     Args:
         folder: the site's.
-        only: the one process that starts; the worker needs no hub.
+        only: the one process that starts; the worker needs no hub, and the node sees nothing to sweep.
 
     Raises:
         SiteError: site.toml cannot be used, or the hub shows another authority than the pinned one.
@@ -71,36 +70,8 @@ def prepare(folder: Path, *, only: str | None = None) -> Iterator[str]:
             f"the hub's authority is believed from now on: SHA-256 {found.fingerprint}\n"
             "  compare it with the coordinator's (`fedglia hub status`), on the telephone"
         )
-    yield from sweep(folder, days=site.policy.log_days if site.policy else 90)
-
-
-def sweep(folder: Path, *, days: float) -> Iterator[str]:
-    """Remove logs, states of runs and prepared cases that nobody used for `days`, and drafts of a kill."""
-    logs = processes.sweep(folder, older_than_days=days, keep=4)
-    for part in (folder, folder / "run", folder / "models", folder / "cache"):
-        sweep_drafts(part)
-    runs = [path for path in (folder / "state").glob("*") if path.is_dir() and unused_days(path) > days]
-    for path in runs:
-        shutil.rmtree(path, ignore_errors=True)
-    cases = [path for path in (folder / "cache").glob("*.safetensors") if unused_days(path) > days]
-    for path in cases:
-        path.unlink(missing_ok=True)
-    swept = ((len(logs), "log(s)"), (len(runs), "state(s) of runs"), (len(cases), "prepared case(s)"))
-    for count, what in swept:
-        if count:
-            yield f"swept {count} {what} that nobody used for {days:g} days"
-
-
-def unused_days(path: Path) -> float:
-    """Days since a file, or anything directly in a folder, was written or read."""
-    try:
-        inside = [path, *path.iterdir()] if path.is_dir() else [path]
-        last = max(
-            max(item.stat().st_mtime, item.stat().st_atime if item.is_file() else 0) for item in inside
-        )
-    except OSError:  # gone meanwhile
-        return 0.0
-    return (time.time() - last) / DAY_S
+    if only != "node":
+        yield from sweep(folder, site.policy or Policy())
 
 
 def start(folder: Path) -> None:
@@ -114,8 +85,10 @@ def start(folder: Path) -> None:
 
 
 def stop(folder: Path) -> bool:
-    """Stop both processes; False where nothing ran."""
-    return processes.stop(folder, wait_s=WAIT_S)
+    """Stop both processes; False where nothing ran. The hub is not heard any more, so its stamp goes too."""
+    ran = processes.stop(folder, wait_s=WAIT_S)
+    (folder / LAST_POLL).unlink(missing_ok=True)
+    return ran
 
 
 def stay(folder: Path) -> None:

@@ -11,14 +11,14 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from client.policy import Policy
 from client.settings import lock
-from common.errors import RefusedUpdate, RunError
+from common.errors import FedGliaError, RefusedUpdate, RunError
 from common.files import canonical, write_atomic
 
 FILE = "spent.json"
@@ -108,15 +108,20 @@ def reserve(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"state: no folder can be made ({error.strerror}); make room", code="disk") from error
-    with _open(folder) as known:
-        if known is None:
-            _check_runs(folder, policy, plan)
-        before = known or Spent(plan, start)
-        if (before.plan, before.start) != (plan, start):
-            raise RefusedUpdate("this run was begun with another plan or model", code="not-planned")
-        after = _added(before, cost, round_number)
-        _check(policy, before, after)
-        _write(folder, after)
+    try:
+        with _open(folder) as known:
+            if known is None:
+                _check_runs(folder, policy, plan)
+            before = known or Spent(plan, start)
+            if (before.plan, before.start) != (plan, start):
+                raise RefusedUpdate("this run was begun with another plan or model", code="not-planned")
+            after = _added(before, cost, round_number)
+            _check(policy, before, after)
+            _write(folder, after)
+    except FedGliaError:
+        with suppress(OSError):  # a run that was refused leaves nothing; one that was begun is not empty
+            folder.rmdir()
+        raise
     return Tab(folder, policy, cost)
 
 

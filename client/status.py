@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from client import audit
-from client.node import LAST_POLL
+from client.node import LAST_POLL, process_namespace
 from client.services import NAMES
 from client.site import Site, open_site
 from client.spending import FILE as SPENT
 from client.spending import spent
 from common import processes
 from common.errors import RunError
+from common.process_table import born
 
 FRESH_S = 15.0
 """A node looks every 0.25 to 3 s, and while it is busy; one that was not heard for so long is cut off."""
 KNOWN = (
-    ("code: 2004", "the hub does not let it in: not admitted, or killed less than a minute ago"),
+    ("code: 2004", "the hub does not let it in: not admitted, or it runs elsewhere too, until 20 s ago"),
     ("401", "the hub does not accept its signature: see the clock in `fedglia site check`"),
     ("CERTIFICATE_VERIFY_FAILED", "the hub's certificate is not believed: see `fedglia site check`"),
     ("address already in use", "its port is taken: set another runtime_port in site.toml"),
@@ -43,7 +44,7 @@ class Standing:
 
     Attributes:
         state: `well`: it runs and the hub answers; `not connected`: it runs, the hub has not answered for
-            half a minute; `stopped`: it does not run.
+            15 s; `stopped`: it does not run.
         heard_s: seconds since the hub last answered; None: never.
         services: name -> pid, start, restarts and last exit of each process; empty where none is supervised.
         at_work: run, plan and rounds so far of the message that is worked on; None where none is.
@@ -79,7 +80,7 @@ def look(folder: Path) -> Standing:
     heard = heard_s(folder)
     return Standing(
         site=site.name,
-        state=_state(found, heard),
+        state=_state(found, fresh=is_heard(folder)),
         hub=site.hub,
         heard_s=None if heard is None else round(heard, 1),
         services=found,
@@ -96,7 +97,7 @@ def lines(found: Standing) -> Iterator[str]:
     heard = "never answered" if found.heard_s is None else f"last answered {spoken(found.heard_s)} ago"
     yield f"site        {found.site}, hub {found.hub}: {heard}"
     for name in NAMES:
-        yield f"{name:<11} {_service_words(found.services.get(name), heard_s=found.heard_s)}"
+        yield f"{name:<11} {_service_words(found.services.get(name), well=found.state == 'well')}"
     if found.at_work:
         run = found.at_work
         yield (
@@ -109,16 +110,43 @@ def lines(found: Standing) -> Iterator[str]:
         yield f"withdrawn   {found.withdrawn} patient(s)"
     yield f"disk        {found.disk_free_gb:g} GB free"
     for line in found.refused:
-        yield f"refused     {moment(line.get('time'))}  {line.get('code', '?')}: {line.get('words', '')}"
+        times = f" ({line['times']} times)" if line.get("times") else ""
+        words = audit.words(f"{line.get('code', '?')}{times}: {line.get('words', '')}")
+        yield f"refused     {moment(line.get('time'))}  {words}"
     if found.state != "well":
         yield "what to do  fedglia site " + ("start" if found.state == "stopped" else "check")
 
 
 def heard_s(folder: Path) -> float | None:
     """Seconds since the hub last answered this site's node; None if it never did."""
+    told = _stamp(folder)
+    return None if told is None else told.heard_s
+
+
+def is_heard(folder: Path) -> bool:
+    """Whether the hub answered lately, and the node that heard it has not ended since."""
+    told = _stamp(folder)
+    return told is not None and told.lives and told.heard_s < FRESH_S
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What the node wrote when the hub last answered it; `lives`: as far as this process can see."""
+
+    heard_s: float
+    lives: bool
+
+
+def _stamp(folder: Path) -> _Stamp | None:
+    """A clock that was set back makes no stamp young: the time since the machine started counts too."""
     try:
         told = json.loads((folder / LAST_POLL).read_text())
-        return max(time.time() - float(told["time"]), 0.0) if told["ok"] else None
+        ago_s = time.time() - float(told["time"])
+        if "boot_s" in told:
+            ago_s = max(ago_s, time.clock_gettime(time.CLOCK_BOOTTIME) - float(told["boot_s"]))
+        seen = told.get("pids") == process_namespace()  # else the id is of another container's process
+        lives = not seen or born(int(told["pid"])) is not None
+        return _Stamp(max(ago_s, 0.0), lives) if told["ok"] and ago_s > -FRESH_S else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -152,7 +180,7 @@ def why(folder: Path, name: str) -> str:
     if known:
         return known[-1]
     telling = [line for line in lines if _TELLS.search(line)] or lines
-    return telling[-1].strip()[:200] if telling else "it said nothing"
+    return audit.words(telling[-1].strip(), longest=200) if telling else "it said nothing"
 
 
 def spoken(seconds: float) -> str:
@@ -171,9 +199,8 @@ def moment(when: object) -> str:
 
 
 def _state(
-    services: dict[str, dict[str, Any]], heard: float | None
+    services: dict[str, dict[str, Any]], *, fresh: bool
 ) -> Literal["well", "not connected", "stopped"]:
-    fresh = heard is not None and heard < FRESH_S
     runs = all(services.get(name, {}).get("pid") for name in NAMES)
     if fresh and (runs or not services):  # no supervisor: containers or units run the two processes
         return "well"
@@ -187,10 +214,9 @@ def _has_children(pid: int) -> bool:
         return False
 
 
-def _service_words(state: dict[str, Any] | None, *, heard_s: float | None) -> str:
+def _service_words(state: dict[str, Any] | None, *, well: bool) -> str:
     if state is None:
-        fresh = heard_s is not None and heard_s < FRESH_S
-        return "runs without a supervisor of ours" if fresh else "does not run"
+        return "runs without a supervisor of ours" if well else "does not run"
     running = f"runs since {moment(state['started_at'])}" if state.get("pid") else "is being started again"
     again = f", started again {state['restarts']} time(s)" if state.get("restarts") else ""
     return running + again

@@ -5,7 +5,9 @@ What a finished round learned from them stays in the models that came of it; nob
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,10 @@ from client import audit
 from client.settings import edited
 from client.site import Site
 from common.errors import InputError
+from common.files import canonical, write_atomic
+
+NOTE = Path("cache") / "withdrawal.json"
+"""In a site folder: that there was a withdrawal since the last message ended, and whose label maps went."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,49 @@ def withdraw(site: Site, patient: str, *, gone: bool = False) -> Withdrawn:
         new = patient not in listed
         if new:
             listed.append(patient)
-    prepared = _remove((site.folder / "cache").glob("*.safetensors"))
-    named = [f"{case}.nii.gz" for case in mine]
-    maps = (site.folder / "predictions").glob("*.nii.gz")
-    predictions = _remove(path for path in maps if gone or path.name in named)
+    maps = None if gone else [f"{case}.nii.gz" for case in mine]
+    _leave_note(site.folder, maps)
+    prepared, predictions = _clear(site.folder, maps)
     if new:
         audit.note(site.folder, "withdrawn", {"patients": 1})
     return Withdrawn(new, len(mine), prepared, predictions)
+
+
+def finish(folder: Path) -> None:
+    """Remove once more what a withdrawal removed, if there was one; called before and after each message.
+
+    A message that was at work during the withdrawal knew nothing of it, and may have prepared the patient's
+    scans again. It has ended when this is called: a worker has one message at a time. The note goes before
+    site.toml is read for the next, so a withdrawal that comes between the two is found after that one.
+
+    Raises:
+        OSError: the cache cannot be written; the note stays, and so does every scan's use: nothing may run.
+    """
+    note = folder / NOTE
+    if not note.exists():
+        return
+    try:
+        maps = json.loads(note.read_bytes())["maps"]
+    except (ValueError, KeyError, TypeError):
+        maps = None
+    _clear(folder, maps)
+    note.unlink(missing_ok=True)
+
+
+def _leave_note(folder: Path, maps: list[str] | None) -> None:
+    """For `finish`; of two withdrawals with no message between them the note of both is kept."""
+    (folder / NOTE).parent.mkdir(exist_ok=True)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        before = json.loads((folder / NOTE).read_bytes())["maps"]
+        maps = None if before is None or maps is None else sorted({*before, *maps})
+    write_atomic(folder / NOTE, canonical({"maps": maps}), mode=0o600)
+
+
+def _clear(folder: Path, maps: list[str] | None) -> tuple[int, int]:
+    """Remove prepared cases, and the label maps of those names, None: all; says how many of each."""
+    prepared = _remove((folder / "cache").glob("*.safetensors"))
+    there = (folder / "predictions").glob("*.nii.gz")
+    return prepared, _remove(path for path in there if maps is None or path.name in maps)
 
 
 def _cases(site: Site, patient: str, *, gone: bool) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,20 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             draft.unlink(missing_ok=True)
 
 
-def sweep_drafts(folder: Path) -> None:
-    """Remove drafts that a killed `write_atomic` left; only for the one process that writes this folder.
+def sweep_drafts(folder: Path, *, older_than_s: float = 0.0) -> None:
+    """Remove drafts that a killed `write_atomic` left.
 
     A draft that is a folder (a release half made) is left to whoever makes it anew.
+
+    Args:
+        folder: whose drafts; those below it stay.
+        older_than_s: since they were last written. 0 is only for the one process that writes this folder:
+            it removes what another is writing.
     """
     for draft in folder.glob(".*.tmp"):
-        if not draft.is_dir():
-            draft.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if not draft.is_dir() and time.time() - draft.stat().st_mtime >= older_than_s:
+                draft.unlink()
 
 
 def append_line(path: Path, line: Mapping[str, object], *, durable: bool = False) -> None:

@@ -13,8 +13,8 @@ from client import audit, chain, egress
 from client.doctor.findings import Said, failed, passed, warned
 from client.doctor.subject import Subject
 from client.join import FORMAT, public_key
+from client.keeping import unused_days
 from client.policy import Policy
-from client.services import unused_days
 from common.errors import FedGliaError
 from common.processes import states
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from client.doctor.findings import Said, failed, passed, warned
 from client.doctor.subject import Subject
 from client.services import NAMES
-from client.status import FRESH_S, heard_s, spoken, why
+from client.status import heard_s, is_heard, spoken, why
 from common.processes import states
 
 RESTLESS = 3
@@ -46,7 +46,7 @@ def check_heard(subject: Subject) -> Iterator[Said]:
         last = "has not answered the node yet" if heard is None else f"last answered {spoken(heard)} ago"
         yield failed(
             f"the hub {last}",
-            "mend what failed above; a node that was killed is let in again after a minute; see "
+            "mend what failed above; a node that came from another machine is let in after 20 s; see "
             f"{subject.folder}/logs/node.log",
         )
 
@@ -71,5 +71,4 @@ def check_port(subject: Subject) -> Iterator[Said]:
 
 
 def _fresh(subject: Subject) -> bool:
-    heard = heard_s(subject.folder)
-    return heard is not None and heard < FRESH_S
+    return is_heard(subject.folder)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from client import audit, egress, services, status
+from client import audit, egress, keeping, services, status
 from client.cli import site
 from client.join import init_site
+from client.policy import Policy
 from client.site import open_site
 from client.status import Standing, at_work, lines, look, why
 from client.trust import UnreachableError, trust
@@ -110,10 +111,10 @@ def test_a_start_sweeps_what_nobody_used_for_long(folder: Path) -> None:
         (path / "spent.json").write_text("{}")
     for path in entries:
         path.touch()
-    for path in (old / "spent.json", old, entries[0]):
+    for path in (old / "spent.json", old, entries[0], entries[2]):
         os.utime(path, (1, 1))
 
-    told = list(services.sweep(folder, days=30))
+    told = list(keeping.sweep(folder, Policy()))
     assert told == [
         "swept 1 state(s) of runs that nobody used for 30 days",
         "swept 1 prepared case(s) that nobody used for 30 days",
@@ -266,7 +267,7 @@ def test_a_patient_who_withdraws_is_listed_and_what_was_prepared_goes(folder: Pa
     assert done.exit_code == 0
     assert f"{first.patient} is withdrawn; 1 case(s) stay in the data folder" in done.output
     assert open_site(folder).withdrawn == {first.patient}
-    assert list((folder / "cache").iterdir()) == []
+    assert list((folder / "cache").glob("*.safetensors")) == []
     assert [path.name for path in (folder / "predictions").iterdir()] == [f"{other.name}.nii.gz"]
     assert first.patient not in (folder / "audit.jsonl").read_text()
     assert first.images["t1n"].path.exists()

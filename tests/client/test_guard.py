@@ -397,6 +397,15 @@ class TestSumsOverARun:
 
         assert codes == [None, None, None, "cap-runs"]
 
+    def test_a_run_that_was_refused_leaves_no_folder(self, tmp_path: Path) -> None:
+        site = hospital(tmp_path / "ssa", max_runs=1)
+        site.ask(site.message())
+        codes = [site.code(site.message(run=f"{run:032x}")) for run in range(30)]
+        folders = [path.name for path in (site.folder / "state").iterdir() if path.is_dir()]
+
+        assert set(codes) == {"cap-runs"}
+        assert folders == [RUN]
+
     def test_a_run_cannot_change_its_plan(self, site: Hospital) -> None:
         other = replace(site, plan=plan_of(seed=7))
         approve(site.site, other.plan)

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
 
-from client import adaptation
+from client import adaptation, withdrawal
 from client.adaptation import Bench
 from client.app import app
 from client.settings import edited
@@ -17,7 +19,7 @@ from common.data.phantom.writer import write_cohort
 from common.data.splits import Split
 from common.errors import DataError
 from common.models.network import build
-from tests.client.hospital import hospital, plan_of
+from tests.client.hospital import Hospital, app_of, hospital, plan_of, replied
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +97,65 @@ def test_it_holds_from_the_next_message_on(tmp_path: Path, cohort: Path) -> None
         counts.append(refused or wire.read_metrics(reply)["patients"]["train"])
 
     assert counts == [len(split.train), len(split.train) - 1, "data"]
+
+
+def leaving(here: Hospital, patient: str, kept: list[Path]) -> ClientApp:
+    """An app during which a patient withdraws, and that then prepares the scans as it saw them before."""
+
+    def run(message: Message, context: Context) -> Message:
+        before = here.site
+        withdrawal.withdraw(before, patient)
+        (case,) = [case for case in before.cohort.cases if case.patient == patient]
+        before.prepared(here.plan, (case,))
+        (here.folder / "predictions").mkdir(exist_ok=True)
+        for name in (case.name, "other"):
+            (here.folder / "predictions" / f"{name}.nii.gz").write_text("map")
+        kept.extend([*entries(here), here.folder / "predictions" / f"{case.name}.nii.gz"])
+        return replied(message)
+
+    return app_of(run)
+
+
+def entries(here: Hospital) -> list[Path]:
+    return sorted((here.folder / "cache").glob("*.safetensors"))
+
+
+def test_a_message_that_is_at_work_leaves_nothing_of_who_withdrew_meanwhile(
+    tmp_path: Path, cohort: Path
+) -> None:
+    here = hospital(tmp_path / "ssa", data=cohort)
+    kept: list[Path] = []
+    here.ask(here.message(), leaving(here, here.site.cohort.patients[0], kept))
+
+    assert len(kept) == 2
+    assert not any(path.exists() for path in kept)
+    assert (here.folder / "predictions" / "other.nii.gz").exists()
+    assert not (here.folder / withdrawal.NOTE).exists()
+
+
+def test_what_a_killed_message_left_goes_before_the_next(tmp_path: Path, cohort: Path) -> None:
+    here = hospital(tmp_path / "ssa", data=cohort)
+    first, second = here.site.cohort.patients[:2]
+    for patient in (first, second):
+        withdrawal.withdraw(here.site, patient)
+    (here.folder / "predictions").mkdir()
+    names = [case.name for case in here.site.cohort.cases if case.patient in (first, second)]
+    maps = [here.folder / "predictions" / f"{name}.nii.gz" for name in (*names, "other")]
+    for path in (*maps, here.folder / "cache" / "left.safetensors"):
+        path.write_text("left by a kill")
+    seen: list[bool] = []
+    here.ask(here.message(), app_of(lambda m, c: (seen.extend(p.exists() for p in maps), replied(m))[1]))
+
+    assert seen == [*(False for _ in names), True]
+    assert entries(here) == []
+
+
+def test_scans_that_are_gone_take_every_label_map_along(tmp_path: Path, cohort: Path) -> None:
+    here = hospital(tmp_path / "ssa", data=cohort)
+    withdrawal.withdraw(here.site, "P-gone", gone=True)
+    withdrawal.withdraw(here.site, here.site.cohort.patients[0])
+    (here.folder / "predictions").mkdir()
+    (here.folder / "predictions" / "any.nii.gz").write_text("map")
+    withdrawal.finish(here.folder)
+
+    assert list((here.folder / "predictions").iterdir()) == []
