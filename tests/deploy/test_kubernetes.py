@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import cache
 from typing import Any
@@ -148,3 +149,10 @@ def test_the_hubs_first_container_is_sound_shell() -> None:
     done = subprocess.run(asked, input=script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert wrong(["hub", "init", "--address"]) is None
+
+
+def test_the_join_file_is_asked_of_a_container_that_sees_it() -> None:
+    page = (DEPLOY / "README.md").read_text()
+    ((name, place),) = re.findall(r"exec deploy/fedglia-site -c (\w+) -- sh -c 'cat (\S+)/site/join-", page)
+    mounts = containers("site")[name]["volumeMounts"]
+    assert [mount for mount in mounts if mount["mountPath"] == place and mount["name"] == "site"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -182,14 +181,13 @@ def test_the_coordinators_part_cannot_be_seen_from_outside(hub: Hub, outside: ht
 
 def test_only_the_edge_listens_outside(hub: Hub) -> None:
     groups = {os.getpgid(pid(hub, name)): name for name in ("link", "exec", "edge")}
-    if shutil.which("ss") is None:
-        pytest.skip("ss is not on this machine")
-    said = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=False).stdout
-    for line in said.splitlines():
-        for process in (part.split(",")[0] for part in line.split("pid=")[1:]):
-            with contextlib.suppress(ProcessLookupError):
-                if groups.get(os.getpgid(int(process))) in ("link", "exec"):
-                    assert "127.0.0.1" in line.split()[3]
+    supervisor = json.loads((hub.folder / "run" / "services.json").read_text())["supervisor"]
+    groups[os.getpgid(supervisor)] = "supervisor"
+    assert listeners(groups) == {
+        ("edge", hub.listen, hub.ports.edge),  # here loopback too: tests open nothing to the outside
+        ("link", "127.0.0.1", hub.ports.link),
+        ("link", "127.0.0.1", hub.ports.health),
+    }
 
 
 def test_a_site_is_let_in_when_it_is_admitted_and_out_when_it_is_revoked(hub: Hub, tmp_path: Path) -> None:
@@ -301,6 +299,34 @@ def test_an_address_that_the_certificate_does_not_hold_is_not_believed(hub: Hub)
     assert "certificate" in str(
         hub_running.health_problem(replace(hub, address=f"hub.test:{hub.ports.edge}"))
     )
+
+
+def listeners(groups: Mapping[int, str]) -> set[tuple[str, str, int]]:
+    """Name, address and port of everything that the processes of named process groups listen on."""
+    sockets = listening_sockets()
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            name = groups.get(os.getpgid(int(process.name)))
+            opened = {str(file.readlink()) for file in (process / "fd").iterdir()} if name else set()
+            found |= {(str(name), *sockets[each]) for each in opened & set(sockets)}
+    return found
+
+
+def listening_sockets() -> dict[str, tuple[str, int]]:
+    """Address and port of every TCP socket that listens, by what a process's file descriptor is called."""
+    found = {}
+    for file, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        table = Path("/proc/net", file)
+        for words in map(str.split, table.read_text().splitlines()[1:] if table.exists() else ()):
+            address, port = words[1].split(":")
+            number = bytes.fromhex(address)
+            if sys.byteorder == "little":  # the kernel prints words of its own byte order
+                number = b"".join(number[at : at + 4][::-1] for at in range(0, len(number), 4))
+            if words[3] == "0A":
+                where = socket.inet_ntop(family, number).removeprefix("::ffff:")  # an address of IPv4
+                found[f"socket:[{words[9]}]"] = (where, int(port, 16))
+    return found
 
 
 def listens(port: int) -> bool:
