@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import TypeAdapter, ValidationError
 
 from client.template import site_toml
+from common.addresses import split_address
 from common.errors import InputError, RunError, SiteError
 from common.files import write_atomic
 from common.plan import SiteName
@@ -162,20 +163,6 @@ def connection(folder: Path) -> Connection:
     except InputError as error:
         raise SiteError(f"{folder.name}: site.toml, [hub] address: {error}") from None
     return found
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT or [IPv6]:PORT.
-
-    Raises:
-        InputError: it is neither.
-    """
-    host, _, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    plain = bare and not set(bare) & set("/@ \"'[]\\") and (":" not in bare or bare != host)
-    if not plain or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(f"'{text[:100]}' is no address: give HOST:PORT, as in hub.example.org:443")
-    return bare, int(port)
 
 
 def public_key(folder: Path) -> str:

@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 from client.doctor.contact import TIMEOUT_S, Contact, Proxy, ask, proxy_for, resolve
-from client.join import connection, split_address
+from client.join import connection
 from client.site import Site, open_site
 from client.trust import CA_FILE, UnreachableError, trust
+from common.addresses import split_address
 from common.errors import FedGliaError
 
 

@@ -24,6 +24,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.addresses import split_address
 from common.errors import InputError
 from common.flower import QUIET
 from common.processes import Service
@@ -32,10 +33,6 @@ from server.hub import edge
 HUB_VARIABLE = "FEDGLIA_HUB"
 RUNS_VARIABLE = "FEDGLIA_RUNS"
 """Where `server.app` finds run directories."""
-
-_ADDRESS = re.compile(
-    r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?):(?P<port>\d{1,5})"
-)
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -179,18 +176,6 @@ def find_hub(option: Path | None) -> Hub:
         "no hub is named: give --hub DIR, set FEDGLIA_HUB=DIR, or change into the hub's folder; "
         "make one with: fedglia hub init DIR"
     )
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host, an IPv6 one without brackets, and port.
-
-    Raises:
-        InputError: not HOST:PORT.
-    """
-    found = _ADDRESS.fullmatch(address)
-    if found is None or not 1 <= int(found["port"]) <= 65535:
-        raise InputError(f"address '{address}': is not HOST:PORT, for example hub.example.org:8443")
-    return found["host"].strip("[]"), int(found["port"])
 
 
 def programs() -> Path:

@@ -13,12 +13,13 @@ from shlex import quote
 import tomli_w
 
 from common import certificates
+from common.addresses import split_address
 from common.errors import InputError
 from common.files import write_atomic
 from common.flower import write_app
 from server.hub import edge
 from server.hub.admissions import admitted_keys
-from server.hub.folder import Hub, open_hub, split_address
+from server.hub.folder import Hub, open_hub
 
 LINK_DAYS = certificates.AUTHORITY_DAYS
 """The link's certificate is seen on loopback only, and nobody would think of renewing it."""
