@@ -14,14 +14,16 @@ import contextlib
 import ctypes
 import gc
 import logging
+import mmap
 import os
 import resource
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import Message
@@ -31,7 +33,7 @@ from client.app import app
 from client.policy import Policy
 from client.site import open_site
 from common.errors import FedGliaError, RunError
-from common.flower import Task, TaskSource, quicken
+from common.flower import LONGEST_S, Task, TaskSource, quicken
 
 Answer = Callable[[Task], Message]
 Refuse = Callable[[Task, str], Message]
@@ -41,10 +43,14 @@ EAGER_PAUSE_S, EAGER_FOR_S, IDLE_PAUSE_S = 0.1, 120.0, 0.5
 BEAT_S = 2.0
 GRACE_S = 5.0
 """An overdue message ends itself at its deadline; one that cannot is killed so much later."""
+HAND_OVER_S = 120.0
+"""Longest that the node, beside it, may take for a whole reply. No deadline breaks into it: half a reply
+helps nobody."""
 
 GIVEN_UP = {
     "expired": "the message was not answered by its deadline; its work was ended",
     "worker-died": "the process that worked on the message died: out of memory, killed, or a fault",
+    "malformed": "the message could not be read: what came is not what it says it is",
 }
 """Code of a message that the worker gave up -> what happened, in words."""
 
@@ -86,42 +92,101 @@ def work(source: TaskSource, answer: Answer, *, refuse: Refuse, resident: bool =
             time.sleep(pace.pause_s())
             continue
         pace.note()
+        if task.unreadable:
+            _give_up(task, refuse(task, "malformed"))
+            continue
         (_answer_here if resident else _answer_in_fork)(task, answer, refuse)
         pace.note()
 
 
 def seconds_left(task: Task) -> float:
-    """Until the hub no longer waits for this message."""
+    """Until the hub no longer waits for this message: at least 0, at most a day, whatever the hub says."""
     metadata = task.message.metadata
-    return metadata.created_at + metadata.ttl - time.time()
+    left_s = metadata.created_at + metadata.ttl - time.time()
+    return min(max(0.0, left_s), LONGEST_S)  # in this order: NaN is 0
+
+
+@dataclass
+class Vigil:
+    """Watches over one message: is it overdue, does anybody still want it, has its reply begun to leave?
+
+    Attributes:
+        leaves: whether the reply has begun to leave. From then on nothing but its own bound ends it, and no
+            second reply is made: the node would send that in place of the next message's own.
+    """
+
+    task: Task
+    leaves: Callable[[], bool]
+    _end: float = field(init=False)
+    _left: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + seconds_left(self.task) + GRACE_S
+
+    def look_s(self) -> float:
+        """Seconds until the next look."""
+        return min(BEAT_S, max(self._end - time.monotonic(), 0.0))
+
+    def verdict(self) -> str | None:
+        """Tell the node that the work goes on; None: it may. Else `expired`, `unwanted` or `stuck`."""
+        wanted = self.task.is_wanted()
+        if self.leaves() and not self._left:
+            self._left, self._end = True, time.monotonic() + HAND_OVER_S
+        if time.monotonic() >= self._end:
+            return "stuck" if self._left else "expired"
+        return None if wanted or self._left else "unwanted"
 
 
 def _answer_here(task: Task, answer: Answer, refuse: Refuse) -> None:
+    leaving, done = threading.Event(), threading.Event()
+    watch = threading.Thread(target=_watch_here, args=(task, refuse, leaving, done), daemon=True)
+    watch.start()
     try:
         with _deadline(seconds_left(task)):
-            task.answer(answer(task))
+            reply = answer(task)
+        leaving.set()
+        task.answer(reply)
     except Overdue:
+        leaving.set()
         _give_up(task, refuse(task, "expired"))
         os._exit(1)  # whatever was half done, its memory and its locks go with this process
     except ConnectionError as error:
         log.warning("%s", error)
+    finally:
+        done.set()
+    watch.join()
+
+
+def _watch_here(task: Task, refuse: Refuse, leaving: threading.Event, done: threading.Event) -> None:
+    """Beside a message that is answered in this process: what cannot go on ends the process."""
+    vigil = Vigil(task, leaving.is_set)
+    while not done.wait(vigil.look_s()):
+        verdict = vigil.verdict()
+        if verdict is None or done.is_set():
+            continue
+        if verdict == "expired":
+            _give_up(task, refuse(task, verdict))
+        os._exit(1)
 
 
 def _answer_in_fork(task: Task, answer: Answer, refuse: Refuse) -> None:
-    child = os.fork()
-    if child == 0:
-        _be_the_child(task, answer)
-    code = _watch(child, task)
+    with mmap.mmap(-1, 1) as shared:
+        child = os.fork()
+        if child == 0:
+            _be_the_child(task, answer, shared)
+        code = _watch(child, task, shared)
     if code is not None:
         _give_up(task, refuse(task, code))
 
 
-def _be_the_child(task: Task, answer: Answer) -> None:
+def _be_the_child(task: Task, answer: Answer, shared: mmap.mmap) -> None:
     status = 1
     try:
         _die_with_parent()
         with _deadline(seconds_left(task)):
-            task.answer(answer(task))
+            reply = answer(task)
+        shared[0] = 1
+        task.answer(reply)
         status = 0
     except Overdue:
         status = 3
@@ -135,20 +200,22 @@ def _be_the_child(task: Task, answer: Answer) -> None:
         os._exit(status)
 
 
-def _watch(child: int, task: Task) -> str | None:
+def _watch(child: int, task: Task, shared: mmap.mmap) -> str | None:
     """Wait for the child; the code to answer with where it did not answer itself."""
     handle = os.pidfd_open(child)
-    end = time.monotonic() + seconds_left(task) + GRACE_S
+    vigil = Vigil(task, lambda: shared[0] == 1)
     try:
-        while not _ended(handle, within_s=min(BEAT_S, max(end - time.monotonic(), 0))):
-            overdue = time.monotonic() >= end
-            if overdue or not task.is_wanted():
+        while not _ended(handle, within_s=vigil.look_s()):
+            verdict = vigil.verdict()
+            if verdict is not None:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return "expired" if overdue else None  # what nobody wants needs no answer
+                return "expired" if verdict == "expired" else None  # what nobody wants needs no answer
     finally:
         os.close(handle)
     _, status = os.waitpid(child, 0)
+    if shared[0] == 1:
+        return None
     return {0: None, 3: "expired"}.get(os.waitstatus_to_exitcode(status), "worker-died")
 
 

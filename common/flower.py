@@ -232,6 +232,7 @@ class Task:
         client: carries the token with which this task, and no other, may be answered.
         connect: makes another one for the process that answers, a fork of the one that watches it: two
             processes on one connection would mix up their words.
+        unreadable: whether the message holds nothing, because what came for it could not be read.
     """
 
     message: Message
@@ -240,6 +241,7 @@ class Task:
     bundle_hash: str
     client: RuntimeHttpClient
     connect: Callable[[], RuntimeHttpClient]
+    unreadable: bool = False
 
     def is_wanted(self) -> bool:
         """Tell the SuperNode that the work goes on; False once it has given the task up or is gone."""
@@ -261,13 +263,14 @@ class Task:
         """
         import httpx
         from flwr.common.constant import SubStatus
+        from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
         from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
         client = self.connect()
         try:
             push_message(client, reply, self.context)
             push_task_output(client, self.context, SubStatus.COMPLETED, "")
-        except (httpx.HTTPError, RuntimeError) as error:
+        except (httpx.HTTPError, RuntimeError, ValueError, ObjectPushError) as error:
             raise ConnectionError(f"the SuperNode did not take the reply ({type(error).__name__})") from None
         finally:
             client.close()
@@ -292,25 +295,60 @@ class TaskSource:
         """The next message for this site; None if there is none.
 
         Raises:
-            ConnectionError: no SuperNode answers, or it does not accept the secret.
+            ConnectionError: no SuperNode answers, or it does not accept the secret, or what it gave cannot
+                even be answered.
         """
         import httpx
         from flwr.proto.runtime_pb2 import AcquireTaskRequest
         from flwr.supercore.constant import TaskType
         from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
-        from flwr.supernode.runtime.run_clientapp import pull_task_input
 
         try:
             given = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
             if not given.HasField("task") or not given.token:
                 return None
             signs = RuntimeTokenHttpInterceptor(given.token)
-            connect = partial(_client, self._address, "flwr-clientapp", signs)
-            client = connect()
-            message, context, _, fab = pull_task_input(client)
-            return Task(message, context, fab.content, fab.hash_str, client, connect)
-        except (httpx.HTTPError, RuntimeError) as error:
+            return _pull(partial(_client, self._address, "flwr-clientapp", signs))
+        except (httpx.HTTPError, RuntimeError, ValueError) as error:
             raise ConnectionError(f"the SuperNode gives no task ({type(error).__name__})") from None
+
+
+def _pull(connect: Callable[[], RuntimeHttpClient]) -> Task:
+    """The task whose token a connection carries; unreadable where its message is no message."""
+    import httpx
+    from flwr.common.serde import context_from_proto, fab_from_proto, message_from_proto
+    from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
+    from flwr.supernode.runtime.run_clientapp import pull_task_input
+
+    client = connect()
+    heard: dict[str, Any] = {}
+    for name in ("PullTaskInput", "PullMessages"):
+        setattr(client, name, _overheard(client, name, heard))
+    try:
+        message, context, _, fab = pull_task_input(client)
+        return Task(message, context, fab.content, fab.hash_str, client, connect)
+    except (httpx.HTTPError, ObjectPullError) as error:
+        raise ConnectionError(f"the SuperNode gives no task ({type(error).__name__})") from None
+    except Exception as error:  # whatever an object says that is none, it is the hub's word
+        if not getattr(heard.get("PullMessages"), "messages_list", ()):
+            raise
+        log.error("a message cannot be read (%s)", type(error).__name__)
+    came, told = heard["PullTaskInput"], heard["PullMessages"]
+    message, fab = message_from_proto(told.messages_list[0]), fab_from_proto(came.fab)
+    message.metadata.__dict__["_message_id"] = told.message_object_trees[0].object_id
+    context = context_from_proto(came.context)
+    return Task(message, context, fab.content, fab.hash_str, client, connect, unreadable=True)
+
+
+def _overheard(client: RuntimeHttpClient, name: str, heard: dict[str, Any]) -> Callable[[object], object]:
+    """A call of a client that also keeps the answer."""
+    call = getattr(client, name)
+
+    def keep(request: object) -> object:
+        heard[name] = call(request)
+        return heard[name]
+
+    return keep
 
 
 def _client(address: str, component: str, interceptor: object) -> RuntimeHttpClient:

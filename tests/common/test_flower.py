@@ -12,28 +12,23 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import flwr
 import pytest
-import uvicorn
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
-from flwr.supercore.fab import Fab
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode import start_client_internal
-from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
 from common import fleet, flower, wire
+from tests.local_node import SECRET, LocalNode, node_state, put_message, serving
 
 ROOT = Path(__file__).resolve().parents[2]
-SECRET = b"s" * 48
-NODE = 7
 
 
 def test_the_flower_installed_is_the_one_that_was_read() -> None:
@@ -105,8 +100,7 @@ def test_a_node_waits_for_no_reply_that_will_never_come(
     monkeypatch: pytest.MonkeyPatch, task_type: str
 ) -> None:
     """A worker that died between two calls, and a run of a kind that no worker takes."""
-    factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
-    factory.state().set_node_id(NODE)
+    factory = node_state()
     put_message(factory, task_type=task_type)
     (task,) = factory.state().get_tasks()
     assert factory.state().claim_task(task.task_id)
@@ -137,43 +131,13 @@ def test_a_node_that_waited_in_vain_is_started_again(monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def node() -> Iterator[tuple[NodeStateFactory, str]]:
+def node() -> Iterator[LocalNode]:
     """Flower's own local server of a SuperNode, on a free port."""
-    factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
-    factory.state().set_node_id(NODE)
-    app = create_app(state_factory=factory, superexec_auth_secret=SECRET)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    end = time.monotonic() + 20
-    while not server.started and time.monotonic() < end:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield factory, f"127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(timeout=10)
+    with serving() as found:
+        yield found
 
 
-def put_message(factory: NodeStateFactory, *, ttl: float = 60.0, task_type: str = "flwr-clientapp") -> None:
-    """What Flower's loop does when a message came from the hub."""
-    state = factory.state()
-    identity = cast(Any, TaskIdentity)
-    identity.task_id, identity.run_id, identity.node_id = 1, 5, 1
-    run = Run.create_empty(5)
-    fab = Fab(flower.bundle_sha256(), flower.bundle(), {})
-    run.fab_hash = fab.hash_str
-    run.fab_id, run.fab_version = "fedglia/fedglia", "1.0.0"
-    context = Context(5, NODE, cast(Any, {}), RecordDict(), cast(Any, {}), series_id=run.series_id)
-    state.set_run_series_context(run.series_id, context)
-    state.store_run(run)
-    state.store_fab(fab)
-    assert state.create_task(task_type=task_type, run_id=5, fab_hash=fab.hash_str) is not None
-    content = RecordDict({"facts": wire.pack_metrics({"number": 1})})
-    message = Message(content, dst_node_id=NODE, message_type="query.hello", ttl=ttl)
-    start_client_internal._insert_message(message, state, factory.objectstore_factory.store())
-
-
-def test_a_message_is_taken_with_its_bundle_and_answered(node: tuple[NodeStateFactory, str]) -> None:
+def test_a_message_is_taken_with_its_bundle_and_answered(node: LocalNode) -> None:
     factory, address = node
     source = flower.TaskSource(address, SECRET)
     assert source.take() is None
@@ -191,11 +155,36 @@ def test_a_message_is_taken_with_its_bundle_and_answered(node: tuple[NodeStateFa
     assert source.take() is None
 
 
-def test_without_the_secret_no_message_is_given_away(node: tuple[NodeStateFactory, str]) -> None:
+def test_without_the_secret_no_message_is_given_away(node: LocalNode) -> None:
     factory, address = node
     put_message(factory)
     with pytest.raises(ConnectionError, match="gives no task"):
         flower.TaskSource(address, b"x" * 48).take()
+
+
+@pytest.mark.parametrize(
+    "garbled", [b"Message  3\x00abc", b"Message  0\x00", b"RecordDict  2\x00{}", b"Array  4\x00null"]
+)
+def test_a_message_that_is_none_can_be_answered_all_the_same(node: LocalNode, garbled: bytes) -> None:
+    factory, address = node
+    put_message(factory, garbled=garbled)
+    task = flower.TaskSource(address, SECRET).take()
+    assert task is not None
+    assert task.unreadable
+    assert len(task.message.content) == 0
+    task.answer(Message(wire.pack_refusal("malformed", correlation="0" * 12), reply_to=task.message))
+    (reply,) = factory.state().get_messages_legacy(is_reply=True)
+    assert reply.metadata.reply_to_message_id == task.message.metadata.message_id
+
+
+def test_what_cannot_even_be_answered_is_a_connection_error(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory, address = node
+    put_message(factory)
+    monkeypatch.setattr(RuntimeHttpClient, "PullMessages", lambda client, request: PullAppMessagesResponse())
+    with pytest.raises(ConnectionError, match="gives no task"):
+        flower.TaskSource(address, SECRET).take()
 
 
 def test_a_supernode_that_is_not_there_is_a_connection_error() -> None:
@@ -236,7 +225,7 @@ def test_flower_still_sends_replies_by_the_names_that_are_given() -> None:
 
 
 def test_a_reply_is_sent_once_the_worker_has_handed_over_the_whole_of_it(
-    node: tuple[NodeStateFactory, str],
+    node: LocalNode,
 ) -> None:
     factory, address = node
     reply, parts = reply_in_parts(factory, address)
@@ -256,7 +245,7 @@ def test_a_reply_is_sent_once_the_worker_has_handed_over_the_whole_of_it(
 
 
 def test_a_worker_that_died_over_its_reply_leaves_an_error_and_no_node_that_waits_for_ever(
-    node: tuple[NodeStateFactory, str], monkeypatch: pytest.MonkeyPatch
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flower, "HANDED_OVER_S", 0.1)
     factory, address = node
@@ -265,7 +254,7 @@ def test_a_worker_that_died_over_its_reply_leaves_an_error_and_no_node_that_wait
     assert sent.error.code == ErrorCode.CLIENT_APP_CRASHED
 
 
-def test_the_process_that_answers_has_a_connection_of_its_own(node: tuple[NodeStateFactory, str]) -> None:
+def test_the_process_that_answers_has_a_connection_of_its_own(node: LocalNode) -> None:
     factory, address = node
     put_message(factory)
     task = flower.TaskSource(address, SECRET).take()
