@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from client.join import connection
+from client.limits import NODE_BYTES, limit_memory
 from common.errors import RunError
 from common.files import write_atomic
 from common.flower import supernode
@@ -101,6 +102,7 @@ def remember(folder: Path, node_id: int) -> None:
 
 def main(folder: Path) -> None:
     """Be the node of the site in `folder`."""
+    limit_memory(NODE_BYTES)
     try:
         status = supernode(
             arguments(folder),

@@ -16,7 +16,6 @@ import gc
 import logging
 import mmap
 import os
-import resource
 import select
 import signal
 import sys
@@ -30,6 +29,7 @@ from flwr.app import Message
 
 from client import guard
 from client.app import app
+from client.limits import limit_memory
 from client.policy import Policy
 from client.site import open_site
 from common.errors import FedGliaError, RunError
@@ -252,13 +252,6 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent or parent == 1:
         os._exit(1)
-
-
-def limit_memory(most_bytes: int) -> None:
-    """Let this process take no more memory than that; what it asks for beyond fails at once."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def main(folder: Path) -> None:

@@ -8,6 +8,7 @@ no time that a message took, and whether a key is admitted.
 
 from __future__ import annotations
 
+import logging
 import math
 import ssl
 import time
@@ -37,6 +38,8 @@ REPLY_S = 60.0
 Told = Callable[[], None]
 Client = TypeVar("Client", bound="ProtobufClient")
 
+log = logging.getLogger(__name__)
+
 
 def nobody() -> None:
     """Is told of nothing."""
@@ -60,6 +63,9 @@ def _wary() -> type[httpx.Client]:
                 return response
             try:
                 whole = _whole(response)
+            except MemoryError:
+                log.error("MemoryError: what the hub sends does not fit into what this process may take")
+                raise
             finally:
                 response.close()
             if whole.is_success:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from client import node
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -79,3 +83,21 @@ def test_the_stamp_of_another_process_stays(folder: Path) -> None:
     (folder / node.LAST_POLL).write_text(json.dumps({"time": 1.0, "ok": True, "pid": os.getpid() + 1}))
     node.unstamp(folder)
     assert (folder / node.LAST_POLL).exists()
+
+
+def test_a_node_takes_no_memory_beyond_its_limit(folder: Path) -> None:
+    """A hub that sends more than fits costs the node a message, and the machine nothing."""
+    script = f"""
+import resource
+from pathlib import Path
+from client import node
+node.arguments = lambda folder: []
+def supernode(*words, **more):
+    try:
+        bytearray(node.NODE_BYTES)
+    except MemoryError:
+        return 75
+node.supernode = supernode
+node.main(Path({str(folder)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=120, check=False).returncode == 75

@@ -18,7 +18,7 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.supercore.corestate import in_memory_corestate
 
-from client import worker
+from client import limits, worker
 from common import wire
 from common.flower import Task, TaskSource
 from simulation.grid import assume_identity
@@ -329,7 +329,7 @@ def test_memory_beyond_the_policy_fails_in_that_message_alone(tmp_path: Path) ->
     task = StubTask(tmp_path)
 
     def greedy(_: StubTask) -> Message:
-        worker.limit_memory(3 * 10**9)
+        limits.limit_memory(3 * 10**9)
         with pytest.raises(MemoryError):
             bytearray(4 * 10**9)
         return reply_to(task)

@@ -116,6 +116,18 @@ def test_an_answer_has_a_greatest_length(monkeypatch: pytest.MonkeyPatch) -> Non
         client(hub).PullMessages(PullMessagesRequest())
 
 
+def test_an_answer_for_which_there_is_no_memory_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(response: httpx.Response) -> httpx.Response:
+        raise MemoryError
+
+    monkeypatch.setattr(fleet, "_whole", full)
+    with listening(says(200)) as (hub, _), pytest.raises(MemoryError):
+        client(hub).PullMessages(PullMessagesRequest())
+    assert "MemoryError: what the hub sends does not fit" in caplog.text
+
+
 def test_an_answer_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "ANSWER_S", -1.0)
     with listening(says(200, b"one byte after the other")) as (hub, _), pytest.raises(httpx.ReadTimeout):
