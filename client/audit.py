@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from client import chain
+from common.terminal import printable
 
 FILE = "audit.jsonl"
 
@@ -45,5 +46,5 @@ def plain(text: str, *, longest: int = 64) -> str:
 
 def words(text: str, *, longest: int = 500) -> str:
     """Words that may quote what came from outside, on one line, without what steers a terminal."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text[: 4 * longest])
-    return shown if len(shown) <= longest and len(text) <= longest else shown[: longest - 4] + " ..."
+    shown = printable(text, longest=longest).replace("\n", " ")
+    return shown if len(text) <= longest else shown[:-4] + " ..."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from common.errors import InputError
+from common.terminal import printable
 
 if TYPE_CHECKING:
     from client.trust import Trust
@@ -207,9 +208,11 @@ def check(site_option: Path | None, quick: bool, as_json: bool) -> None:
         if as_json:
             rows.append(asdict(found))
             continue
-        click.echo(f"{click.style(found.level, fg=MARKS[found.level])}  {found.code:<14} {found.text}")
+        click.echo(
+            f"{click.style(found.level, fg=MARKS[found.level])}  {found.code:<14} {printable(found.text)}"
+        )
         if found.mend:
-            click.echo(f"{'':<6}{'':<14} -> {found.mend}")
+            click.echo(f"{'':<6}{'':<14} -> {printable(found.mend)}")
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     if "FAIL" in levels:
@@ -301,7 +304,7 @@ def receive(site_option: Path | None, release: Path) -> None:
 
     opened = open_site(find_site(site_option))
     for line in receiving.words(opened, receiving.receive(opened, release)):
-        click.echo(line)
+        click.echo(printable(line))
 
 
 @site.group()
@@ -322,7 +325,7 @@ def ledger_show(site_option: Path | None, run: str | None, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     for row in [] if as_json else rows:
-        click.echo(accounts.line(row))
+        click.echo(printable(accounts.line(row)))
     if not rows:
         click.echo("nothing has left yet", err=True)
 

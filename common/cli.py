@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from common.errors import FedGliaError, InputError
+from common.terminal import printable
 
 GROUP = "fedglia.commands"
 AUDIENCES: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
@@ -103,7 +104,7 @@ def main() -> None:
     try:
         status = fedglia.main(standalone_mode=False)
     except FedGliaError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_status)
     except click.ClickException as error:
         error.show()

@@ -121,7 +121,7 @@ def read(content: RecordDict) -> Instruction:
 
 
 def _check_cost(text: str) -> None:
-    """Refuse what would be read for long: the time for a key grows with the cube of its depth."""
+    """Refuse what would be read for long: the time for a key grows faster than the square of its depth."""
     size = len(text.encode(errors="replace"))
     if size > MAX_PLAN_BYTES:
         raise PlanError(f"the hub's plan is {size} bytes long; {MAX_PLAN_BYTES} are allowed")

@@ -22,6 +22,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from common.errors import PlanError
+from common.terminal import printable
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -363,7 +364,8 @@ _WORDS = {
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    key = _shown(".".join(str(step) for step in problem["loc"] if step != "[key]"))
+    key = ".".join(str(step) for step in problem["loc"] if step != "[key]")
+    key = printable(key.replace("\n", "?"), longest=_LONGEST_KEY)
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'{_nearest(problem['loc'])}"
     if problem["type"] == "missing":
@@ -372,11 +374,6 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"'{key}': {_WORDS[problem['type']]}; found {problem['input']!r:.60}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"'{key}': {message}" if key else message
-
-
-def _shown(key: str) -> str:
-    """A key that somebody else may have written, without what steers a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in key[:_LONGEST_KEY])
 
 
 def _nearest(location: tuple[str | int, ...]) -> str:

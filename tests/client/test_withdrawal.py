@@ -144,7 +144,12 @@ def test_what_a_killed_message_left_goes_before_the_next(tmp_path: Path, cohort:
     for path in (*maps, here.folder / "cache" / "left.safetensors"):
         path.write_text("left by a kill")
     seen: list[bool] = []
-    here.ask(here.message(), app_of(lambda m, c: (seen.extend(p.exists() for p in maps), replied(m))[1]))
+
+    def looking(message: Message, context: Context) -> Message:
+        seen.extend(path.exists() for path in maps)
+        return replied(message)
+
+    here.ask(here.message(), app_of(looking))
 
     assert seen == [*(False for _ in names), True]
     assert entries(here) == []
