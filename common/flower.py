@@ -61,6 +61,9 @@ HEARTBEAT_S = 10
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
 """Between two looks for an object that is still being uploaded; Flower waits 1, 2, 4 up to 10 s."""
 
+LONGEST_RETRY_S = 5.0
+"""Between two tries to reach who does not answer; with Flower's 20 s a mended link stays unused for long."""
+
 EAGER_PAUSE_S, EAGER_FOR_S = 0.25, 120.0
 """A site looks for messages this often until so long after the last one; then as often as Flower does."""
 
@@ -97,14 +100,16 @@ def write_app(folder: Path) -> None:
 
 
 def quicken() -> None:
-    """Let this process ask again soon for what is still being uploaded."""
+    """Let this process ask again soon for what is still being uploaded, and for who does not answer."""
     from flwr.supercore.inflatable import inflatable_utils
+    from flwr.supercore.retry import http_retry
 
     for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
         defaults = cast(dict[str, Any], function.__kwdefaults__)
         if not {"initial_backoff", "backoff_cap"} <= set(defaults):
             raise AssertionError("pull_objects of this Flower has no back-off: not 1.41")
         defaults.update(initial_backoff=FIRST_BACKOFF_S, backoff_cap=LONGEST_BACKOFF_S)
+    _replace(http_retry, "MAX_RETRY_DELAY", LONGEST_RETRY_S)
 
 
 def supernode(

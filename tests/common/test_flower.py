@@ -21,6 +21,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.retry import http_retry
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate import NodeStateFactory
@@ -54,7 +55,9 @@ def test_flowers_loop_still_sleeps_where_pauses_are_put() -> None:
     assert source.count("time.") == 3 + source.count("total time.")
 
 
-def test_quicken_shortens_the_back_off_that_flower_has() -> None:
+def test_quicken_shortens_the_back_off_that_flower_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vars(http_retry)["MAX_RETRY_DELAY"] == 20
+    monkeypatch.setattr(http_retry, "MAX_RETRY_DELAY", 20)  # put back at the end
     functions: tuple[Any, ...] = (
         inflatable_utils.pull_objects,
         inflatable_utils.pull_and_inflate_object_from_tree,
@@ -66,6 +69,8 @@ def test_quicken_shortens_the_back_off_that_flower_has() -> None:
         for function in functions:
             now = function.__kwdefaults__
             assert (now["initial_backoff"], now["backoff_cap"]) == (0.05, 2.0)
+        waits = http_retry.make_simple_http_retry_invoker().wait_gen_factory()
+        assert [next(waits) for _ in range(5)] == [1, 2, 4, 5, 5]
     finally:
         for function, defaults in zip(functions, before, strict=True):
             function.__kwdefaults__.update(defaults)
