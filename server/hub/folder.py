@@ -99,7 +99,7 @@ class Hub:
             **QUIET,
             "FLWR_HOME": str(self.folder / "flower"),
             RUNS_VARIABLE: str(self.runs_folder),
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0",
             "PATH": f"{programs()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "NO_PROXY": here,  # they talk to each other, never through the hospital's proxy
             "no_proxy": here,
