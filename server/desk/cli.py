@@ -29,7 +29,7 @@ def _at_hub(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def rounds() -> None:
-    r"""Start, watch, stop and resume the rounds of a plan.
+    """Start, watch, stop and resume the rounds of a plan.
 
     \b
     fedglia rounds start PLAN
@@ -37,7 +37,7 @@ def rounds() -> None:
     RUN is a run's name; without it the run started last is meant.
     Exit status: 0 done; 1 the hub is not running, or a run could not go on and can be resumed; 2 something
     given cannot be used, and nothing was started; 130 a person stopped the run.
-    """
+    """  # noqa: D301 - click reads the character \b, not a backslash
 
 
 @rounds.command("start")

@@ -22,7 +22,7 @@ def _at_hub(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def hub() -> None:
-    r"""Set up and run the hub: keys, edge, admissions.
+    """Set up and run the hub: keys, edge, admissions.
 
     \b
     First:  fedglia hub init DIR --address HOST:PORT
@@ -30,7 +30,7 @@ def hub() -> None:
             fedglia hub admit JOIN_FILE --hub DIR
     Exit status: 0 done; 1 the hub is not well, or something failed that can be tried again;
     2 something given cannot be used, and nothing was changed.
-    """
+    """  # noqa: D301 - click reads the character \b, not a backslash
 
 
 @hub.command("init")
