@@ -5,10 +5,8 @@ What a change would make unreadable is not written, so a command can never leave
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,8 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from client.site import site_of
-from common.errors import LockedError, SiteError
+from common import locks
+from common.errors import SiteError
 from common.files import write_atomic
 
 PATIENCE_S = 20.0
@@ -59,20 +58,10 @@ def policy_of(document: tomlkit.TOMLDocument) -> Any:  # noqa: ANN401 - tomlkit'
 
 
 def lock(descriptor: int, *, what: str) -> None:
-    """Take the lock of an open file or folder; closing it, or the end of the process, gives it back.
+    """Take the lock of an open file or folder of the site.
 
     Raises:
         LockedError: another process has held it for 20 s.
     """
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise LockedError(
-                    f"{what}: another process has been writing it for {PATIENCE_S:g} s; end it and try again"
-                ) from None
-            time.sleep(0.01)
-        else:
-            return
+    refusal = f"{what}: another process has been writing it for {PATIENCE_S:g} s; end it and try again"
+    locks.lock(descriptor, wait_s=PATIENCE_S, refusal=refusal)

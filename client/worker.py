@@ -11,7 +11,6 @@ It is the only program of a site that opens scans, and it answers through the gu
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import mmap
@@ -33,7 +32,9 @@ from client.limits import limit_memory
 from client.policy import Policy
 from client.site import open_site
 from common.errors import FedGliaError, RunError
-from common.flower import LONGEST_S, Task, TaskSource, quicken
+from common.fleet import LONGEST_S
+from common.flower import Task, TaskSource, quicken
+from common.process_table import end_with
 
 Answer = Callable[[Task], Message]
 Refuse = Callable[[Task, str], Message]
@@ -54,7 +55,6 @@ GIVEN_UP = {
 }
 """Code of a message that the worker gave up -> what happened, in words."""
 
-_PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 
 
@@ -171,18 +171,19 @@ def _watch_here(task: Task, refuse: Refuse, leaving: threading.Event, done: thre
 
 def _answer_in_fork(task: Task, answer: Answer, refuse: Refuse) -> None:
     with mmap.mmap(-1, 1) as shared:
+        worker = os.getpid()
         child = os.fork()
         if child == 0:
-            _be_the_child(task, answer, shared)
+            _be_the_child(task, answer, shared, worker=worker)
         code = _watch(child, task, shared)
     if code is not None:
         _give_up(task, refuse(task, code))
 
 
-def _be_the_child(task: Task, answer: Answer, shared: mmap.mmap) -> None:
+def _be_the_child(task: Task, answer: Answer, shared: mmap.mmap, *, worker: int) -> None:
     status = 1
     try:
-        _die_with_parent()
+        end_with(worker, signal.SIGKILL)  # a worker that is killed leaves no training that nobody waits for
         with _deadline(seconds_left(task)):
             reply = answer(task)
         shared[0] = 1
@@ -244,14 +245,6 @@ def _deadline(left_s: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _die_with_parent() -> None:
-    """A worker that is killed leaves no training behind that nobody waits for."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
-        os._exit(1)
 
 
 def main(folder: Path) -> None:

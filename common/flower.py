@@ -18,9 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from common.fleet import LONGEST_S as LONGEST_S
 from common.fleet import Patience, successor, wary
-from common.fleet import is_admitted as is_admitted
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message

@@ -6,6 +6,7 @@ A process id alone names nobody: it is used again. An id with its start time nam
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 _PROC = Path("/proc")
 _STATE, _GROUP, _STARTED = 0, 2, 19
 """Places in `/proc/PID/stat` after the name, which may itself hold spaces and brackets."""
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded here: a new process must not look for libraries
 _DEAD = frozenset("ZXx")
 
 
@@ -40,6 +43,18 @@ def signal_group(group: int, number: signal.Signals) -> None:
     """Send a signal to every process of a group; nothing happens where there is none left to hear it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
+
+
+def end_with(parent: int, number: signal.Signals) -> None:
+    """In a new process: ask the system for a signal when the parent ends, whatever ends that.
+
+    Args:
+        parent: its process id, asked for before the fork: it may have ended since.
+        number: the signal to get.
+    """
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before we asked
 
 
 def _pids() -> Iterator[int]:

@@ -10,18 +10,14 @@ Beside each process id stands `born`, when that process started: a pair that nam
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from common.errors import LockedError
+from common.locks import is_locked, locked
 
-_LOCK_S = 1.0
-_RETRY_S = 0.05
+_LOCK_S = 1.0  # `is_held` holds it too, for a moment
 _KEYS = {"pid", "born", "started_at", "restarts", "last_exit"}
 
 
@@ -37,12 +33,7 @@ def is_held(folder: Path) -> bool:
     Raises:
         OSError: the lock belongs to somebody else, and cannot be looked at.
     """
-    with contextlib.suppress(FileNotFoundError), _lock_file(folder).open("rb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_locked(_lock_file(folder))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -72,23 +63,11 @@ def record_file(folder: Path) -> Path:
     return folder / "run" / "services.json"
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock for as long as the block runs.
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder's lock for as long as a block runs.
 
     Raises:
         LockedError: another supervisor holds it.
     """
-    with _lock_file(folder).open("a") as handle:
-        end = time.monotonic() + _LOCK_S  # `is_held` holds it too, for a moment
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise LockedError(
-                        f"{folder.name}: its services run already under another supervisor; stop that first"
-                    ) from None
-            time.sleep(_RETRY_S)
-        yield
+    refusal = f"{folder.name}: its services run already under another supervisor; stop that first"
+    return locked(_lock_file(folder), wait_s=_LOCK_S, refusal=refusal)

@@ -8,7 +8,6 @@ is full stops no service: what could not be written is written when there is roo
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from typing import TypeVar
 
 from common.errors import RunError
 from common.files import sweep_drafts, write_atomic
-from common.process_table import born, living, signal_group, works_in
+from common.process_table import born, end_with, living, signal_group, works_in
 from common.service_folder import alone, make_folders, read_record, record_file
 from common.service_logs import open_log, rotate
 
@@ -39,8 +38,6 @@ _TICK_S = 5.0
 _LINGER_S = 0.1
 _KILLED_S = 5.0
 _LEFTOVER_S = 15.0
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 T = TypeVar("T")
 
@@ -184,9 +181,7 @@ def _ended(group: int) -> int | None:
 def _tie(supervisor: int) -> None:
     """In a new process, before it becomes the service: end when the supervisor does, whatever ends that."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it becomes another program it has our handlers
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() != supervisor:
-        os._exit(1)  # it ended before we asked
+    end_with(supervisor, signal.SIGTERM)
 
 
 def _say(text: str) -> None:

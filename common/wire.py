@@ -42,7 +42,6 @@ INSTRUCTION = "instruction"
 METRICS = "metrics"
 TIMES = "times"  # apart from the metrics: two runs of one seed have the same metrics and other times
 REFUSAL = "refusal"
-TIMES = "times"
 
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 12

@@ -17,7 +17,6 @@ leaves the last closed round and every finished stage as they were.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -25,7 +24,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,9 @@ from typing import Any
 from torch import Tensor
 
 from common.checkpoint import Checkpoint, load, save
-from common.errors import InputError, LockedError, RunError, StoppedError
+from common.errors import InputError, RunError, StoppedError
 from common.files import append_line, sweep_drafts, write_atomic
+from common.locks import is_locked, locked
 from common.plan import Plan
 from common.plan import load as load_plan
 
@@ -43,8 +43,8 @@ RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 STOP_FILE = "stop"
 
-_TRIES = 4
-_TRY_AGAIN_S = 0.05
+_LOOKED_AT_S = 0.2
+"""`is_open` holds a run's lock too, for a moment."""
 
 _CLOSED = re.compile(r"round-(\d{4,})\.safetensors")
 
@@ -241,37 +241,19 @@ def opened(folder: Path, *, listen: Listener = lambda event: None) -> Iterator[R
         yield run
 
 
-@contextmanager
-def exclusive(path: Path, *, what: str) -> Iterator[None]:
-    """Hold a lock file for as long as the block runs; the system releases it if the process dies.
+def exclusive(path: Path, *, what: str) -> AbstractContextManager[None]:
+    """Hold a lock file for as long as a block runs.
 
     Raises:
         LockedError: another process holds it.
     """
-    with path.open("w") as handle:
-        for left in reversed(range(_TRIES)):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if left == 0:
-                    raise LockedError(
-                        f"{what}: another process is writing it; wait for it or stop it first"
-                    ) from None
-                time.sleep(_TRY_AGAIN_S)  # it may only have been looked at
-        yield
+    refusal = f"{what}: another process is writing it; wait for it or stop it first"
+    return locked(path, wait_s=_LOOKED_AT_S, refusal=refusal)
 
 
 def is_open(folder: Path) -> bool:
     """Whether a hub's process is at work on the run in this folder now."""
-    try:
-        with (folder / "hub.lock").open("rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_locked(folder / "hub.lock")
 
 
 def _interruptions(folder: Path) -> int:

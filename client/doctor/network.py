@@ -14,7 +14,8 @@ from client.doctor.subject import Subject
 from client.trust import CA_FILE
 from common import certificates
 from common.errors import FedGliaError
-from common.flower import bundle_sha256, is_admitted
+from common.fleet import is_admitted
+from common.flower import bundle_sha256
 
 WARN_AHEAD_S, FAIL_AHEAD_S = 2.0, 4.0
 """A node whose clock is 5 s ahead of the hub's is locked out."""

@@ -10,11 +10,9 @@ an admission without a number, and the next start gives it one.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,8 +22,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.certificates import key_fingerprint
-from common.errors import FedGliaError, InputError, LockedError, RunError
+from common.errors import FedGliaError, InputError, RunError
 from common.files import write_atomic
+from common.locks import locked
 from common.plan import SiteName
 from server.hub import control, edge
 from server.hub.folder import Hub
@@ -295,17 +294,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@contextlib.contextmanager
-def _locked(hub: Hub) -> Iterator[None]:
-    """One command at a time; the system lets go if a process dies."""
-    end = time.monotonic() + _LOCK_WAIT_S
-    with (hub.folder / "admissions.lock").open("w") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise LockedError("admissions: another command is changing them; try again") from None
-                time.sleep(0.2)
-        yield
+def _locked(hub: Hub) -> AbstractContextManager[None]:
+    """One command at a time."""
+    refusal = "admissions: another command is changing them; try again"
+    return locked(hub.folder / "admissions.lock", wait_s=_LOCK_WAIT_S, refusal=refusal)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from common.certificates import fingerprint, peer_chain
 from common.errors import RunError
-from common.flower import is_admitted
+from common.fleet import is_admitted
 from simulation.rehearsal import way_out
 from simulation.rehearsal.link import Weather
 from simulation.rehearsal.machines import wait_for
@@ -88,16 +88,14 @@ class Fault:
     within_s: float = 90.0
 
 
-def kill_node(scene: Scene) -> Words:
-    """The site loses the process that talks to the hub."""
-    send(scene.site.service_pids()["node"], signal.SIGKILL)
-    return "node killed while the site trained"
+def killed(service: str, words: Words, *, at_hub: bool = False) -> Callable[[Scene], Words]:
+    """An injection: one process of the site that is hit, or of the hub, gets SIGKILL."""
 
+    def inject(scene: Scene) -> Words:
+        send((scene.hub if at_hub else scene.site).service_pids()[service], signal.SIGKILL)
+        return words
 
-def kill_worker(scene: Scene) -> Words:
-    """The site loses the process that trains, and its parent."""
-    send(scene.site.service_pids()["worker"], signal.SIGKILL)
-    return "worker killed while it trained"
+    return inject
 
 
 def site_machine_gone(scene: Scene) -> Words:
@@ -108,12 +106,6 @@ def site_machine_gone(scene: Scene) -> Words:
     return f"all {count} processes of the site killed, started again {AWAY_S:.0f} s later"
 
 
-def kill_link(scene: Scene) -> Words:
-    """The hub loses Flower's SuperLink."""
-    send(scene.hub.service_pids()["link"], signal.SIGKILL)
-    return "SuperLink killed"
-
-
 def kill_serverapp(scene: Scene) -> Words:
     """The hub loses the process that carries the run out."""
     killed = named(scene.hub.service_pids()["exec"], "flwr-serverapp")
@@ -122,18 +114,6 @@ def kill_serverapp(scene: Scene) -> Words:
     for pid in killed:
         send(pid, signal.SIGKILL)
     return "ServerApp killed"
-
-
-def kill_exec(scene: Scene) -> Words:
-    """The hub loses what started the ServerApp."""
-    send(scene.hub.service_pids()["exec"], signal.SIGKILL)
-    return "superexec killed"
-
-
-def kill_edge(scene: Scene) -> Words:
-    """The hub loses its door."""
-    send(scene.hub.service_pids()["edge"], signal.SIGKILL)
-    return "edge killed"
 
 
 def hub_machine_gone(scene: Scene) -> Words:
@@ -262,13 +242,13 @@ def was_asked_again(scene: Scene) -> Iterator[Words]:
 _LOSS = frozenset({FOLDED, LOST})
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("site's node killed", kill_node, also=was_asked_again),
-    Fault("site's worker killed", kill_worker, also=was_asked_again),
+    Fault("site's node killed", killed("node", "node killed while the site trained"), also=was_asked_again),
+    Fault("site's worker killed", killed("worker", "worker killed while it trained"), also=was_asked_again),
     Fault("site's machine gone and back", site_machine_gone, also=was_asked_again),
-    Fault("SuperLink killed", kill_link),
+    Fault("SuperLink killed", killed("link", "SuperLink killed", at_hub=True)),
     Fault("ServerApp killed", kill_serverapp, person=True),
-    Fault("superexec killed", kill_exec),
-    Fault("edge killed and restarted", kill_edge),
+    Fault("superexec killed", killed("exec", "superexec killed", at_hub=True)),
+    Fault("edge killed and restarted", killed("edge", "edge killed", at_hub=True)),
     Fault("hub's machine gone and back", hub_machine_gone, person=True),
     Fault("link cut", cut_link),
     Fault("link swallows packets", swallow_packets),

@@ -14,7 +14,7 @@ from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.superlink.servicer.fleet import fleet_handlers
 
-from common.flower import is_admitted
+from common.fleet import is_admitted
 from tests.client.stub_hub import StubHub, serving
 
 

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from common import processes
-from common.flower import QUIET, is_admitted
+from common.fleet import is_admitted
+from common.flower import QUIET
 from server.hub import running as hub_running
 from server.hub.folder import Hub, Ports, open_hub, programs
 from server.hub.making import make_hub
