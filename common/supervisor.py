@@ -273,8 +273,11 @@ class _Supervisor:
                 self.signals.wait(self.idle_s())
                 self.collect()
         finally:
+            _say(f"{LOG}: stops its services")
             for charge in reversed(self.charges):
                 self.stop(charge)
+            if not any(charge.groups for charge in self.charges):
+                _say(f"{LOG}: all of them have ended")
             with contextlib.suppress(OSError):  # nobody believes it without the lock
                 record_file(self.folder).unlink(missing_ok=True)
 

@@ -122,6 +122,8 @@ class TestStartAndStop:
         assert not any(living(group) for group in groups)
         assert states(folder) == {}
         assert not (folder / "run" / "services.json").exists()
+        said = [line.split(" ", 2)[2] for line in tail(folder, "supervisor", 2).splitlines()]
+        assert said == ["supervisor: stops its services", "supervisor: all of them have ended"]
 
     def test_nothing_to_stop(self, folder: Path) -> None:
         assert not stop(folder, wait_s=1.0)
