@@ -15,7 +15,6 @@ import io
 import json
 import os
 import secrets
-import shutil
 import tarfile
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from common import certificates
 from common.errors import InputError, RunError
 from common.files import sync_folder
 from server.hub.folder import Hub, open_hub
-from server.hub.making import check_empty
+from server.hub.making import draft_of
 
 MANIFEST = "manifest.json"
 _ALWAYS = ("hub.toml", "secret", "admissions.json")
@@ -88,23 +87,16 @@ def restore(file: Path, folder: Path) -> Hub:
             does, such as a link or a path that leads out of the folder.
         RunError: the disk is full.
     """
-    check_empty(folder)
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    draft.mkdir(mode=0o700)
     try:
-        _read(file, draft)
-        (draft / "runs").mkdir(mode=0o700, exist_ok=True)
-        open_hub(draft)
-        certificates.read_certificate(draft / "pki" / "ca.crt")
-        draft.rename(folder)
-        sync_folder(folder.absolute().parent)
+        with draft_of(folder) as draft:
+            _read(file, draft)
+            (draft / "runs").mkdir(mode=0o700, exist_ok=True)
+            open_hub(draft)
+            certificates.read_certificate(draft / "pki" / "ca.crt")
     except OSError as error:
         raise RunError(
             f"{folder.name}: cannot be written ({error.strerror}); make room", code="disk"
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return open_hub(folder)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import secrets
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
@@ -15,7 +17,7 @@ import tomli_w
 from common import certificates
 from common.addresses import split_address
 from common.errors import InputError
-from common.files import write_atomic
+from common.files import sync_folder, write_atomic
 from common.flower import write_app
 from server.hub import edge
 from server.hub.admissions import admitted_keys
@@ -24,6 +26,7 @@ from server.hub.folder import Hub, open_hub
 LINK_DAYS = certificates.AUTHORITY_DAYS
 """The link's certificate is seen on loopback only, and nobody would think of renewing it."""
 _PORTS_APART = 20_000
+_OF_THE_DISK = "lost+found"  # a new file system of Linux holds it
 _SECRET_BYTES = 48
 _HUB_TOML = """\
 # This hub. Stop it before you edit this, and start it after.
@@ -56,11 +59,7 @@ def make_hub(folder: Path, *, address: str) -> Hub:
         RunError: the disk is full.
     """
     host, port = split_address(address)
-    check_empty(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    draft.mkdir(mode=0o700)
-    try:
+    with draft_of(folder) as draft:
         for part in ("pki", "runs"):
             (draft / part).mkdir(mode=0o700)
         link = port + _PORTS_APART if port + _PORTS_APART + 1 <= 65535 else port - _PORTS_APART
@@ -71,10 +70,47 @@ def make_hub(folder: Path, *, address: str) -> Hub:
         certificates.make_authority(draft / "pki", f"FedGlia hub {host}")
         issue_edge(draft / "pki", host)
         certificates.issue(draft / "pki", "link", hosts=["localhost", "127.0.0.1"], days=LINK_DAYS)
-        draft.rename(folder)
+    return open_hub(folder)
+
+
+@contextlib.contextmanager
+def draft_of(folder: Path) -> Iterator[Path]:
+    """A folder to fill, for the owner alone, that becomes `folder` at the end of the block if nothing fails.
+
+    A folder that exists is filled, as it may be the place where a disk is mounted, which cannot be replaced;
+    hub.toml, which makes it a hub, comes last.
+
+    Raises:
+        InputError: the folder holds something, or is another user's.
+        OSError: the disk is full or cannot be written.
+    """
+    _check_empty(folder)
+    there = folder.is_dir()
+    parent = folder if there else folder.absolute().parent
+    if there:
+        _close(folder)
+    parent.mkdir(parents=True, exist_ok=True)
+    draft = parent / f".{folder.absolute().name}.{secrets.token_hex(4)}.tmp"
+    draft.mkdir(mode=0o700)
+    try:
+        yield draft
+        if there:
+            for part in sorted(draft.iterdir(), key=lambda part: part.name == "hub.toml"):
+                part.rename(folder / part.name)
+        else:
+            draft.rename(folder)
+        sync_folder(parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return open_hub(folder)
+
+
+def _close(folder: Path) -> None:
+    try:
+        folder.chmod(0o700)
+    except PermissionError:
+        raise InputError(
+            f"{folder.name}: is another user's; give it to this one (chown), or name a new folder in it"
+        ) from None
 
 
 def _listens(host: str) -> str:
@@ -90,7 +126,7 @@ def _listens(host: str) -> str:
     return f"[{host}]" if number.is_loopback else "[::]"
 
 
-def check_empty(folder: Path) -> None:
+def _check_empty(folder: Path) -> None:
     """Refuse a folder that holds anything.
 
     Raises:
@@ -100,7 +136,7 @@ def check_empty(folder: Path) -> None:
         raise InputError(
             f"{folder.name}: is a hub already; start it: fedglia hub start --hub {quote(str(folder))}"
         )
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(part.name != _OF_THE_DISK for part in folder.iterdir()):
         raise InputError(f"{folder.name}: is not empty; name a new folder")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder.name}: is a file; name a new folder")

@@ -72,6 +72,47 @@ def test_nothing_is_made_over_something(hub: Hub, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_that_is_there_is_filled_and_not_replaced(tmp_path: Path) -> None:
+    """A disk that is mounted there cannot be replaced; a new one holds lost+found."""
+    mounted = tmp_path / "hub"
+    (mounted / "lost+found").mkdir(parents=True)
+    mounted.chmod(0o755)
+    before = mounted.stat().st_ino
+    hub = make_hub(mounted, address="localhost:8443")
+    assert mounted.stat().st_ino == before
+    assert modes(hub.folder)["."] == 0o700
+    assert {path.name for path in mounted.iterdir()} == {"hub.toml", "lost+found", "pki", "runs", "secret"}
+    assert repair_certificates(hub) == []
+
+
+def test_a_kill_before_the_end_leaves_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hub").mkdir()
+    moved: list[str] = []
+
+    def killed(path: Path, target: Path) -> None:
+        moved.append(target.name)
+        if target.name == "hub.toml":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_hub(tmp_path / "hub", address="localhost:1")
+    assert moved[-1] == "hub.toml"
+    with pytest.raises(InputError, match="holds no hub"):
+        open_hub(tmp_path / "hub")
+
+
+def test_a_folder_of_another_user_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setattr(Path, "chmod", refused)
+    with pytest.raises(InputError, match="is another user's"):
+        make_hub(tmp_path / "hub", address="localhost:1")
+    assert list((tmp_path / "hub").iterdir()) == []
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object, **more: object) -> None:
         raise RunError("ca.key: cannot be written (No space left on device)", code="disk")
