@@ -25,16 +25,15 @@ from torch import Tensor
 
 from common.codec import Flat, Packed, codec
 from common.errors import FedGliaError, RefusedUpdate
+from common.messages import ADAPT as ADAPT
+from common.messages import ALONE as ALONE
+from common.messages import EVALUATE as EVALUATE
+from common.messages import HELLO as HELLO
+from common.messages import RECEIVE as RECEIVE
+from common.messages import ROUND as ROUND
 
 SCHEMA = 1
 """Version of the messages; a reader refuses any other."""
-
-HELLO = "query.hello"
-RECEIVE = "query.receive"
-ROUND = "train.round"
-ADAPT = "train.adapt"
-ALONE = "train.alone"
-EVALUATE = "evaluate.model"
 
 WEIGHTS = "weights"
 TABLE = "table"

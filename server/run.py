@@ -3,6 +3,7 @@
     RUN/plan.toml plan.sha256 run.json     run.json is written last: with it, the directory is a run
     RUN/lock hub.lock                      held by the one process that writes (lock: a whole simulation)
     RUN/events.jsonl                       a log for people; nothing is read back from it
+    RUN/start.safetensors                  the first model, where the plan names a file by its hash
     RUN/checkpoints/round-0003.safetensors a closed round is one whose checkpoint exists
     RUN/checkpoints/round-0003.server.safetensors   what the hub remembers besides, where it does
     RUN/domains.json                       where domains are aligned: their numbers
@@ -12,7 +13,8 @@
     RUN/stop                               a person asks the run to end; resuming takes it away
 
 One process writes a run at a time. Everything is written atomically, so that a kill at any moment
-leaves the last closed round and every finished stage as they were.
+leaves the last closed round and every finished stage as they were. Looking at a run needs no PyTorch: only
+what reads or writes a model imports it.
 """
 
 from __future__ import annotations
@@ -27,21 +29,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from common.checkpoint import Checkpoint, load, save
 from common.errors import InputError, RunError, StoppedError
 from common.files import append_line, sweep_drafts, write_atomic
 from common.locks import is_locked, locked
 from common.plan import Plan
 from common.plan import load as load_plan
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from common.checkpoint import Checkpoint
+
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 """What a deployed run may be called: one name in the hub's folder of runs."""
 
 STOP_FILE = "stop"
+GIVEN_FILE = "start.safetensors"
 
 _LOOKED_AT_S = 0.2
 """`is_open` holds a run's lock too, for a moment."""
@@ -115,6 +120,8 @@ class Run:
         server_state: Mapping[str, Tensor],
     ) -> None:
         """Keep a round for good: record and server state first, the checkpoint last: it closes the round."""
+        from common.checkpoint import save
+
         self.write_json(self.folder / "rounds" / f"round-{round_number:04d}.json", record)
         if server_state:
             facts = {"kind": "server state", "round": round_number}
@@ -125,6 +132,8 @@ class Run:
         self, round_number: int, tensors: Mapping[str, Tensor], facts: Mapping[str, object]
     ) -> None:
         """Write a round's global model with where it comes from, and `facts` besides."""
+        from common.checkpoint import save
+
         provenance = {
             "kind": "global model",
             "plan": {"name": self.plan.name, "sha256": self.plan.sha256},
@@ -143,6 +152,8 @@ class Run:
 
     def load_round(self, round_number: int) -> tuple[Checkpoint, dict[str, Tensor]]:
         """The global model and the server's own state after a closed round."""
+        from common.checkpoint import load
+
         state_file = self.server_state_file(round_number)
         server_state = dict(load(state_file).tensors) if state_file.is_file() else {}
         return load(self.checkpoint_file(round_number)), server_state

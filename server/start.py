@@ -21,10 +21,7 @@ from common.models.network import build, build_for
 from common.models.unet import classes_for, exchange_head
 from common.plan import Plan
 from common.seeds import derive
-from server.run import Run
-
-GIVEN_FILE = "start.safetensors"
-"""In a run directory: the model file that the plan names by its hash."""
+from server.run import GIVEN_FILE, Run
 
 
 @dataclass(frozen=True)

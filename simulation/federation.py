@@ -31,8 +31,8 @@ from common.flower import QUIET
 from common.plan import Plan
 from server import app as hub
 from server.domains import domain_of, table_of
-from server.run import Listener, check_free, create, exclusive
-from server.start import GIVEN_FILE, starting_model
+from server.run import GIVEN_FILE, Listener, check_free, create, exclusive
+from server.start import starting_model
 from simulation.grid import HUB_NODE, RUN_ID, LocalGrid
 from simulation.preparation import cores, prepare
 

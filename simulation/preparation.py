@@ -15,7 +15,7 @@ from common.data.phantom.writer import write_cohort
 from common.files import sweep_drafts
 from common.plan import Plan
 from common.seeds import derive
-from server.start import GIVEN_FILE
+from server.run import GIVEN_FILE
 from simulation.workers import context, end_with_parent
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from common import wire
+from common.messages import EVALUATE, HELLO, RECEIVE
 from common.plan import Plan
 from server.desk.wording import STAGE_WORDS, explain
 
 Event = Mapping[str, Any]
 
 ENDED = ("completed", "failed", "stopped")
-_WORK = {wire.EVALUATE: "judging", wire.HELLO: "connected", wire.RECEIVE: "connected"}
+_WORK = {EVALUATE: "judging", HELLO: "connected", RECEIVE: "connected"}
 _STAGE_WORK = {"before": "judging", "federated": "judging"}
 _AT_REST = ("configured", "connected")
 _AT_WORK = ("training", "judging")

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from common import checkpoint as checkpoint_module
 from common.checkpoint import load
 from common.errors import InputError, LockedError, RunError
 from server import run as run_module
@@ -55,8 +56,9 @@ def close(run: Run, number: int, *, server_state: Mapping[str, Tensor] | None = 
 
 
 def killed_in(monkeypatch: pytest.MonkeyPatch, name: str, *, at_call: int) -> None:
-    """Make the so-manyth call of a function of `server.run` the moment of the kill."""
-    real: Callable[..., Any] = getattr(run_module, name)
+    """Make the so-manyth call of a function that `server.run` calls the moment of the kill."""
+    module = checkpoint_module if name == "save" else run_module
+    real: Callable[..., Any] = getattr(module, name)
     calls = iter(range(1, 1000))
 
     def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - stands for any function
@@ -64,7 +66,7 @@ def killed_in(monkeypatch: pytest.MonkeyPatch, name: str, *, at_call: int) -> No
             raise Killed
         return real(*arguments, **named)
 
-    monkeypatch.setattr(run_module, name, call)
+    monkeypatch.setattr(module, name, call)
 
 
 class TestCreate:
