@@ -34,7 +34,7 @@ def rounds() -> None:
     \b
     fedglia rounds start PLAN
     fedglia rounds watch
-    RUN is a run's name; without it the run started last is meant.
+    RUN is a run's name; without it the run started last is meant, to resume the last that is not completed.
     Exit status: 0 done; 1 the hub is not running, or a run could not go on and can be resumed; 2 something
     given cannot be used, and nothing was started; 130 a person stopped the run.
     """  # noqa: D301 - click reads the character \b, not a backslash
@@ -61,6 +61,7 @@ def rounds_start(
 
     hub = _hub(folder, running=True)
     written = plans.load(plan)
+    _say("looks at the plan's first model, and asks the hub who is connected")
     chosen = [site for site in (sites or "").split(",") if site]
     effective = launch.effective(written, sites=chosen, start_file=start_file)
     named = name or launch.next_name(hub, effective)
@@ -75,7 +76,7 @@ def rounds_start(
     made = launch.make(hub, effective, named, start_file=start_file)
     if effective.sha256 != written.sha256:
         click.echo(f"send this file to the sites, for fedglia site approve: {made / 'plan.toml'}")
-    launch.start(hub, made)
+    launch.start(hub, made, say=_say)
     click.echo(f"run {named} has begun; watch it: fedglia rounds watch {named}")
 
 
@@ -143,18 +144,23 @@ def rounds_stop(run: str | None, folder: Path | None) -> None:
 
 
 @rounds.command("resume")
-@click.argument("run")
+@click.argument("run", required=False)
 @_at_hub
-def rounds_resume(run: str, folder: Path | None) -> None:
-    """Go on with RUN after its last closed round, with the plan that it began with."""
+def rounds_resume(run: str | None, folder: Path | None) -> None:
+    """Go on with RUN after its last closed round, with the plan that it began with.
+
+    Without RUN the run that was started last and is not completed is meant. A run that is at work already,
+    as after a start of the hub that found it queued, is left at it, with status 0.
+    """
     from common import plan as plans
     from server.desk import launch
-    from server.desk.reading import folder_of
+    from server.desk.reading import unfinished
 
     hub = _hub(folder)
-    path = folder_of(hub, run)
-    launch.resume(hub, path, plans.load(path / "plan.toml"))
-    click.echo(f"run {path.name} goes on; watch it: fedglia rounds watch {path.name}")
+    path = unfinished(hub, run)
+    began = launch.resume(hub, path, plans.load(path / "plan.toml"), say=_say)
+    how = "goes on" if began else "is at work already"
+    click.echo(f"run {path.name} {how}; watch it: fedglia rounds watch {path.name}")
 
 
 @rounds.command("report")
@@ -170,6 +176,7 @@ def rounds_report(run: str | None, folder: Path | None) -> None:
     summary = summary_of(path)
     page = fedglia.get_command(click.get_current_context(), "report")
     if page is not None:
+        _say(f"writes {path / 'report.html'}")
         page.main([str(path)], prog_name="fedglia report", standalone_mode=False)
         return
     for line in outcome(summary):
@@ -188,6 +195,11 @@ def _hub(folder: Path | None, *, running: bool = False) -> Hub:
     if running and not control.is_up(hub):
         raise RunError("the hub is not running; start it: fedglia hub start", code="hub-down")
     return hub
+
+
+def _say(line: str) -> None:
+    """What is waited for, on standard error."""
+    click.echo(line, err=True)
 
 
 def _show_plan(plan: Plan, name: str, admitted: dict[str, str], nodes: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import difflib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from common.plan import Plan, parse
 from server.desk.reading import events_of, read_json, starts, starts_file, times_opened
 from server.hub import control
 from server.hub.folder import Hub
-from server.run import RUN_NAME, STOP_FILE, create, is_open
-from server.start import GIVEN_FILE, file_hash, starting_model
+from server.run import GIVEN_FILE, RUN_NAME, STOP_FILE, create, is_open
 
 BEGIN_S = 90.0
 STOP_S = 60.0
 _LOOK_S = 0.25
 _ASK_FLOWER_S = 5.0
+
+Say = Callable[[str], None]
 
 
 def effective(plan: Plan, *, sites: Sequence[str] = (), start_file: Path | None = None) -> Plan:
@@ -36,7 +37,10 @@ def effective(plan: Plan, *, sites: Sequence[str] = (), start_file: Path | None 
     Raises:
         InputError: a site that the plan does not have, or a model file that cannot be used.
         PlanError: fewer sites than the quorum.
+        CheckpointError: the first model is not the plan's, or does not fit it.
     """
+    from server.start import file_hash, starting_model
+
     for site in sites:
         if site not in plan.sites:
             close = difflib.get_close_matches(site, plan.site_names, n=1)
@@ -86,18 +90,25 @@ def make(hub: Hub, plan: Plan, name: str, *, start_file: Path | None = None) -> 
     return folder
 
 
-def start(hub: Hub, folder: Path) -> None:
+def start(hub: Hub, folder: Path, *, say: Say = lambda line: None) -> None:
     """Let Flower carry the run out, and wait until it has begun.
+
+    Args:
+        hub: where it will run.
+        folder: the run directory.
+        say: told what is waited for, a line at a time.
 
     Raises:
         RunError: the hub is not running, Flower refuses, or its process failed before it began.
     """
+    say("hands the run to Flower")
     opened_before = times_opened(events_of(folder))
     number = control.start_run(hub, folder.name)
     known = [*starts(folder), {"flower": number, "at": time.time(), "opened_before": opened_before}]
     kept = starts_file(folder)
     kept.parent.mkdir(mode=0o700, exist_ok=True)
     write_atomic(kept, json.dumps({"schema": 1, "starts": known}, indent=1).encode())
+    say(f"waits until the hub's process of the run has begun, {BEGIN_S:.0f} s at most")
     end = time.monotonic() + BEGIN_S
     ask_at = time.monotonic() + _ASK_FLOWER_S
     while times_opened(events_of(folder)) <= opened_before:
@@ -135,16 +146,18 @@ def stop(hub: Hub, folder: Path) -> str:
     )
 
 
-def resume(hub: Hub, folder: Path, plan: Plan) -> None:
-    """Go on with a run from its last closed round.
+def resume(hub: Hub, folder: Path, plan: Plan, *, say: Say = lambda line: None) -> bool:
+    """Go on with a run from its last closed round; False where a process is at work on it already.
 
     Raises:
-        LockedError: a process is at work on it.
+        LockedError: that process was asked to stop.
         InputError: it is completed.
         RunError: see `start`.
     """
     if is_open(folder):
-        raise LockedError(f"run {folder.name}: is running; watch it: fedglia rounds watch {folder.name}")
+        if (folder / STOP_FILE).exists():
+            raise LockedError(f"run {folder.name}: is being stopped; try again when it has ended")
+        return False
     if read_json(folder / "summary.json").get("status") == "completed":
         raise InputError(f"run {folder.name}: is completed; start another: fedglia rounds start PLAN")
     if plan.sha256 != (folder / "plan.sha256").read_text().strip():
@@ -152,10 +165,12 @@ def resume(hub: Hub, folder: Path, plan: Plan) -> None:
     if not control.is_up(hub):
         raise RunError("the hub is not running; start it: fedglia hub start", code="hub-down")
     for before in starts(folder)[-1:]:
+        say("tells Flower that the earlier process of the run is over")
         with suppress(RunError):  # it has ended there too, unless its process died a moment ago
             control.stop_run(hub, str(before["flower"]))
     create(folder, plan, resume=True)
-    start(hub, folder)
+    start(hub, folder, say=say)
+    return True
 
 
 def _check_begun(hub: Hub, folder: Path, number: str) -> None:

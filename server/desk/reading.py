@@ -45,6 +45,19 @@ def folder_of(hub: Hub, name: str | None) -> Path:
     return hub.runs_folder / name
 
 
+def unfinished(hub: Hub, name: str | None) -> Path:
+    """The directory of a run of this hub; where none is named, of the latest that is not completed.
+
+    Raises:
+        InputError: there is none.
+    """
+    known = [hub.runs_folder / each for each in runs(hub)]
+    left = [each for each in known if read_json(each / "summary.json").get("status") != "completed"]
+    if name is None and known and not left:
+        raise InputError("every run of this hub is completed; start another: fedglia rounds start PLAN")
+    return folder_of(hub, left[-1].name if name is None and left else name)
+
+
 def read(hub: Hub, folder: Path, *, nodes: Mapping[str, str] | None = None) -> Facts:
     """Everything that is known of a run now.
 

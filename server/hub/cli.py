@@ -72,7 +72,7 @@ def hub_start(folder: Path | None, foreground: bool) -> None:
         _say(running.prepare(found))
         running.run_in_foreground(found)
         return
-    _say(running.start(found))
+    _say(running.start(found, say=lambda line: click.echo(line, err=True)))
     here = quote(str(found.folder))
     names = admissions.names(found)
     click.echo(f"the hub answers at {found.address}; admitted: {', '.join(names) or 'nobody yet'}")
@@ -122,11 +122,13 @@ def hub_status(folder: Path | None, as_json: bool) -> None:
 @hub.command("admit")
 @click.argument("file", metavar="JOIN_FILE", type=FILE)
 @_at_hub
-def hub_admit(file: Path, folder: Path | None) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def hub_admit(file: Path, folder: Path | None, yes: bool) -> None:
     """Let a site in, by the join file that it sent. Doing it again changes nothing.
 
-    Compare the key that is shown with the one that the site reads out. Exit status: 0 the site is admitted;
-    1 Flower or the disk refused; 2 the file, the name or the key cannot be used.
+    Compare the key that is shown with the one that the site reads out. On a terminal it is asked whether
+    they are the same. Exit status: 0 the site is admitted; 1 you said no, or Flower or the disk refused;
+    2 the file, the name or the key cannot be used.
     """
     from common.certificates import key_fingerprint
     from server.hub import admissions
@@ -137,6 +139,9 @@ def hub_admit(file: Path, folder: Path | None) -> None:
     click.echo(f"site {join.site}, key {key_fingerprint(join.public_key)}")
     for line in admissions.version_differences(join):
         click.echo(f"warning: {line}; the site's doctor says whether they fit: fedglia site check", err=True)
+    if not yes and sys.stdin.isatty() and not click.confirm("is this the key that the site reads out?"):
+        click.echo("not admitted; nothing was changed")
+        sys.exit(1)
     done = admissions.admit(found, join)
     number = admissions.load(found)[join.site].node_id
     when = "from now on" if number is not None else "as soon as the hub is started"

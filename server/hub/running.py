@@ -9,6 +9,7 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -28,6 +29,8 @@ LOG_DAYS = 90
 KEPT_LOGS = 4
 _LOOK_S = 0.5
 _PROGRAMS = ("flwr", "flower-superlink", "flower-superexec", "flwr-serverapp")
+
+Say = Callable[[str], None]
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +75,12 @@ def prepare(hub: Hub) -> list[str]:
     return said
 
 
-def start(hub: Hub) -> list[str]:
+def start(hub: Hub, *, say: Say = lambda line: None) -> list[str]:
     """Start the hub in the background; returns when sites can connect, with warnings in words.
+
+    Args:
+        hub: not running yet.
+        say: told what is waited for, a line at a time.
 
     Raises:
         LockedError: it runs already.
@@ -83,8 +90,9 @@ def start(hub: Hub) -> list[str]:
     said = prepare(hub)
     # Without -P Python would look for modules in the working directory first.
     command = [sys.executable, "-P", "-m", "server.hub", str(hub.folder)]
+    say(f"starts the hub's processes, and waits until they stay, {START_LIMIT_S:.0f} s at most")
     processes.start(hub.folder, command, wait_s=START_LIMIT_S)
-    return said + settle(hub)
+    return said + settle(hub, say=say)
 
 
 def stop(hub: Hub) -> bool:
@@ -106,12 +114,13 @@ def run_in_foreground(hub: Hub) -> None:
     processes.supervise(hub.folder, hub.services())
 
 
-def settle(hub: Hub) -> list[str]:
+def settle(hub: Hub, *, say: Say = lambda line: None) -> list[str]:
     """Wait until the SuperLink answers through the edge, then tell it who is admitted; says what was changed.
 
     Raises:
         RunError: it does not answer in time; the message holds the last lines of the logs.
     """
+    say(f"waits until the SuperLink answers through the edge, {ANSWER_LIMIT_S:.0f} s at most")
     end = time.monotonic() + ANSWER_LIMIT_S
     while (problem := health_problem(hub)) is not None:
         if time.monotonic() > end:
@@ -122,6 +131,7 @@ def settle(hub: Hub) -> list[str]:
                 code="hub-down",
             )
         time.sleep(_LOOK_S)
+    say("tells the SuperLink who is admitted")
     return admissions.reconcile(hub)
 
 

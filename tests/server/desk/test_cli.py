@@ -137,8 +137,12 @@ def test_stop_and_resume(hub: Hub, desk: Desk, flower: Flower, plan_file: Path) 
     flower.sites = NEVER
     folder = hub.runs_folder / "stub-1"
     desk("start", str(plan_file), "--yes")
-    with pytest.raises(LockedError, match="is running"):
-        desk("resume", "stub-1")
+    again = desk("resume", "stub-1")
+    assert (again.exit_code, again.stdout) == (
+        0,
+        "run stub-1 is at work already; watch it: fedglia rounds watch stub-1\n",
+    )
+    assert len(flower.runs) == 1
     assert "fedglia rounds resume stub-1" in desk("stop").output
     assert summary(folder)["status"] == "stopped"
     watched = desk("watch")
@@ -215,7 +219,54 @@ def test_ctrl_c_leaves_the_run_alone(
     assert is_open(hub.runs_folder / "stub-1")
 
 
-@pytest.mark.parametrize("command", ["status", "watch", "stop", "report"])
+def test_a_run_that_is_being_stopped_is_not_called_at_work(
+    hub: Hub, desk: Desk, flower: Flower, plan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flower.sites = NEVER
+    desk("start", str(plan_file), "--yes")
+    monkeypatch.setattr(launch, "STOP_FILE", "unheeded")
+    (hub.runs_folder / "stub-1" / "unheeded").touch()
+    with pytest.raises(LockedError, match="is being stopped; try again"):
+        desk("resume")
+
+
+def test_to_resume_the_last_run_that_is_not_completed_is_meant(
+    hub: Hub, desk: Desk, flower: Flower, plan_file: Path
+) -> None:
+    for name, status in (("a", "stopped"), ("b", "failed"), ("c", "completed")):
+        desk("start", str(plan_file), "--yes", "--name", name)
+        folder = hub.runs_folder / name
+        until(lambda folder=folder: ended(folder))  # type: ignore[misc]
+        (folder / "summary.json").write_text(json.dumps({**summary(folder), "status": status}))
+    for name in ("b", "a"):
+        assert f"run {name} goes on" in desk("resume").output
+        folder = hub.runs_folder / name
+        until(lambda folder=folder: summary(folder)["status"] == "completed" and ended(folder))  # type: ignore[misc]
+    with pytest.raises(InputError, match="every run of this hub is completed"):
+        desk("resume")
+
+
+def test_what_is_waited_for_is_said_beside_the_result(
+    hub: Hub, desk: Desk, flower: Flower, plan_file: Path
+) -> None:
+    flower.sites = NEVER
+    begins = ["hands the run to Flower", "waits until the hub's process of the run has begun, 90 s at most"]
+    said = desk("start", str(plan_file), "--yes")
+    assert said.stderr.splitlines() == [
+        "looks at the plan's first model, and asks the hub who is connected",
+        *begins,
+    ]
+    desk("stop")
+    flower.sites = StubSites()
+    said = desk("resume", "stub-1")
+    assert said.stderr.splitlines() == ["tells Flower that the earlier process of the run is over", *begins]
+    folder = hub.runs_folder / "stub-1"
+    until(lambda: ended(folder))
+    assert desk("report").stderr == f"writes {folder / 'report.html'}\n"
+    assert desk("status", "--json").stderr == ""
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "stop", "resume", "report"])
 def test_a_hub_without_a_run(desk: Desk, command: str) -> None:
     with pytest.raises(InputError, match="has no run yet"):
         desk(command)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from common import certificates, cli
+from common import certificates, cli, processes
+from common.plan import load
+from server.hub import admissions, running
 from server.hub.folder import Hub
+from server.run import create
 from tests.server.hub.conftest import Joins, SuperLink
 
 
@@ -78,6 +84,92 @@ def test_sites_are_shown_with_their_keys(
     site = json.loads(fedglia("status", "--hub", hub.folder, "--json").out)["sites"]["ssa"]
     assert (site["state"], site["key"]) == ("revoked", key)
     assert fedglia("revoke", "nobody", "--hub", hub.folder).status == 2
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "words", "status", "said"),
+    [
+        ("n\n", [], 1, "not admitted; nothing was changed"),
+        ("y\n", [], 0, "ssa is admitted"),
+        ("", ["--yes"], 0, "ssa is admitted"),
+    ],
+)
+def test_on_a_terminal_the_key_is_shown_and_asked_about(
+    fedglia: Fedglia,
+    hub: Hub,
+    joins: Joins,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    words: list[str],
+    status: int,
+    said: str,
+) -> None:
+    (hub.folder / "edge").mkdir()
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    file = joins("ssa")
+    ended = fedglia("admit", file, "--hub", hub.folder, *words)
+    assert ended.status == status
+    key = certificates.key_fingerprint(json.loads(file.read_text())["public_key"])
+    assert ended.out.startswith(f"site ssa, key {key}\n")
+    assert ("is this the key" in ended.out) == (not words)
+    assert said in ended.out
+    assert bool(admissions.names(hub)) == (status == 0)
+
+
+def test_a_start_says_what_it_waits_for(fedglia: Fedglia, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "prepare", lambda hub: [])
+    monkeypatch.setattr(processes, "start", lambda *words, wait_s: None)
+    monkeypatch.setattr(running, "health_problem", lambda hub: None)
+    monkeypatch.setattr(admissions, "reconcile", lambda hub: [])
+    ended = fedglia("start", "--hub", hub.folder)
+    assert ended.status == 0
+    assert ended.err.splitlines() == [
+        "starts the hub's processes, and waits until they stay, 60 s at most",
+        "waits until the SuperLink answers through the edge, 90 s at most",
+        "tells the SuperLink who is admitted",
+    ]
+
+
+LIGHT = """
+import json, sys
+from common import cli
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        cli.main()
+    except SystemExit as ended:
+        print(*words, ended.code or 0, "torch" in sys.modules, sep="|", file=sys.stderr)
+"""
+
+
+def test_what_only_shows_or_stops_does_without_pytorch(hub: Hub) -> None:
+    create(hub.runs_folder / "smoke-1", load("smoke"), resume=False)
+    asked = {
+        ("hub", "status"): 1,
+        ("hub", "stop"): 0,
+        ("rounds", "start", "smoke"): 1,
+        ("rounds", "status", "--json"): 0,
+        ("rounds", "watch"): 1,
+        ("rounds", "stop"): 2,
+        ("rounds", "resume"): 1,
+        ("rounds", "report"): 2,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, json.dumps(list(asked))],
+        env={**os.environ, "FEDGLIA_HUB": str(hub.folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = [line for line in done.stderr.splitlines() if "|" in line]
+    assert said == ["|".join([*words, str(status), "False"]) for words, status in asked.items()]
 
 
 def test_a_certificate_is_renewed(fedglia: Fedglia, hub: Hub) -> None:
