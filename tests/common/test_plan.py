@@ -18,7 +18,7 @@ from common.errors import PlanError
 from common.models.unet import PRESETS
 from common.plan import PATCH_SIDES, Plan, parse
 
-SHIPPED = ("demo", "glioma", "smoke")
+SHIPPED = ("demo", "glioma", "hospitals", "smoke")
 SMALLEST = {"schema": 1, "name": "small", "rounds": {"quorum": 1}, "sites": {"one": {}}}
 
 
@@ -89,6 +89,13 @@ def test_a_shipped_plan_loads_and_reads_back_to_the_same_hash(name: str) -> None
 def test_every_shipped_plan_says_what_it_is_for() -> None:
     assert tuple(plans.shipped()) == SHIPPED
     assert all(about for about in plans.shipped().values())
+
+
+def test_the_plan_for_hospitals_makes_no_scan_up_and_trains_nobody_alone() -> None:
+    plan = plans.load("hospitals")
+    assert all(site.phantom is None for site in plan.sites.values())
+    assert not plan.evaluation.local_only
+    assert plan.rounds.quorum < len(plan.sites)
 
 
 def test_spelling_comments_and_order_of_keys_do_not_change_the_hash(tmp_path: Path) -> None:
@@ -327,7 +334,7 @@ def test_a_file_that_is_no_plan_is_refused_by_its_name(tmp_path: Path, content: 
 
 @pytest.mark.parametrize("name", ["nothing", "../demo", "plans/demo", "demo.toml", "."])
 def test_a_plan_that_is_not_there_is_answered_with_those_that_are(name: str) -> None:
-    with pytest.raises(PlanError, match="shipped plan: demo, glioma, smoke"):
+    with pytest.raises(PlanError, match="shipped plan: demo, glioma, hospitals, smoke"):
         plans.load(name)
 
 
