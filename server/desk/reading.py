@@ -64,7 +64,7 @@ def read(hub: Hub, folder: Path, *, nodes: Mapping[str, str] | None = None) -> F
     Args:
         hub: whose run it is.
         folder: the run directory.
-        nodes: site -> Flower's word for it; asked for with `connections`, which takes about a second.
+        nodes: site -> Flower's word for it; asked for with `connections`.
 
     Raises:
         PlanError: the run's plan.toml cannot be read.

@@ -11,8 +11,8 @@ from server.desk.states import Standing, standing
 from server.hub.folder import Hub
 
 LOOK_S = 1.0
-ASK_HUB_S = 15.0
-"""Who is connected is asked by a command of about a second; what matters in a round is in the log."""
+ASK_HUB_S = 5.0
+"""Between two questions to the link who is connected; what matters in a round is in the log."""
 
 UNDER_WAY = ("running", "meeting sites", "queued")
 

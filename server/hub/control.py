@@ -1,7 +1,8 @@
-"""The coordinator's side of Flower, through its own `flwr` command; nothing here is private to Flower.
+"""The coordinator's side of Flower: its own `flwr` command, and for what is asked often the SuperLink itself.
 
-Each call starts a process, which takes about a second, and ends by a deadline. That the hub is not running
-is found out first, and said in words.
+A command starts a process, which takes about a second; who is registered is asked in this one, in
+hundredths of that. Each call ends by a deadline. That the hub is not running is found out first, and said in
+words.
 """
 
 from __future__ import annotations
@@ -9,18 +10,24 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable
+from datetime import datetime
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import RunError
 from server.hub.folder import Hub, programs
 
+if TYPE_CHECKING:
+    from flwr.proto.node_pb2 import NodeInfo
+
 LIMIT_S = 60.0
 _KNOCK_S = 3.0
 _IN_USE = "already in use"
+_LIST_NODES = "/v1/control/list-nodes"
 
 
 def start_run(hub: Hub, run_name: str) -> str:
@@ -60,7 +67,7 @@ def nodes(hub: Hub) -> dict[int, str]:
     Raises:
         RunError: the hub is not running.
     """
-    return {number: str(row["status"]) for number, row in _rows(hub).items()}
+    return {node.node_id: node.status for node in _registered(hub)}
 
 
 def registered_since(hub: Hub, moment: str) -> list[int]:
@@ -69,8 +76,8 @@ def registered_since(hub: Hub, moment: str) -> list[int]:
     Raises:
         RunError: the hub is not running.
     """
-    first = moment[:19].replace("T", " ")
-    return [number for number, row in _rows(hub).items() if str(row["created-at"])[:19] >= first]
+    first = datetime.fromisoformat(moment).replace(microsecond=0)
+    return [node.node_id for node in _registered(hub) if datetime.fromisoformat(node.registered_at) >= first]
 
 
 def register(hub: Hub, public_key: str, name: str) -> int | None:
@@ -109,18 +116,48 @@ def is_up(hub: Hub) -> bool:
         return False
 
 
-def _rows(hub: Hub) -> dict[int, Mapping[str, Any]]:
-    rows = _flwr(hub, "supernode", "ls", "hub").get("nodes", [])
-    return {int(row["node-id"]): row for row in rows if row["status"] != "unregistered"}
+def _registered(hub: Hub) -> Iterable[NodeInfo]:
+    """What `flwr supernode ls` shows, asked without a process: sites that are registered now."""
+    import httpx
+    from flwr.proto.control_pb2 import ListNodesRequest, ListNodesResponse
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    _check_up(hub)
+    question = ListNodesRequest().SerializeToString()
+    headers = dict.fromkeys(("accept", "content-type"), "application/protobuf")
+    try:
+        context = ssl.create_default_context(cafile=str(hub.pki / "ca.crt"))
+        with httpx.Client(verify=context, timeout=LIMIT_S, trust_env=False) as client:
+            answer = client.post(
+                f"https://{hub.link_address}{_LIST_NODES}", content=question, headers=headers
+            )
+        answer.raise_for_status()
+        found = ListNodesResponse.FromString(answer.content).nodes_info
+    except httpx.TimeoutException:
+        raise _slow() from None
+    except (OSError, httpx.HTTPError, DecodeError) as error:
+        raise RunError(f"the link does not say who is registered: {error}", code="flower") from None
+    return [node for node in found if node.status != "unregistered"]
 
 
-def _flwr(hub: Hub, *words: str) -> dict[str, Any]:
-    """Run one `flwr` command and read its JSON."""
+def _check_up(hub: Hub) -> None:
     if not is_up(hub):
         raise RunError(
             f"the hub is not running; start it: fedglia hub start --hub {quote(str(hub.folder))}",
             code="hub-down",
         )
+
+
+def _slow() -> RunError:
+    return RunError(
+        f"the hub did not answer within {LIMIT_S:.0f} s; look at logs/link.log in the hub's folder",
+        code="hub-slow",
+    )
+
+
+def _flwr(hub: Hub, *words: str) -> dict[str, Any]:
+    """Run one `flwr` command and read its JSON."""
+    _check_up(hub)
     asked = [str(programs() / "flwr"), *words, "--format", "json"]
     try:
         done = subprocess.run(
@@ -134,10 +171,7 @@ def _flwr(hub: Hub, *words: str) -> dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise RunError(
-            f"the hub did not answer within {LIMIT_S:.0f} s; look at logs/link.log in the hub's folder",
-            code="hub-slow",
-        ) from None
+        raise _slow() from None
     return _answer(words, done)
 
 

@@ -1,25 +1,62 @@
-"""Flower's command, as the hub calls it: what is asked, what an answer means, and that every wait ends."""
+"""Flower, as the hub asks it: its command and its SuperLink; what answers mean, and that every wait ends."""
 
 from __future__ import annotations
 
 import json
+import ssl
 import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from flwr.proto.control_pb2 import ListNodesResponse
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.superlink.routers.control.router import router
 
 from common.errors import RunError
 from server.hub import control
 from server.hub.folder import Hub
+from server.hub.making import make_hub
 
-NODES = {
-    "success": True,
-    "nodes": [
-        {"node-id": "18446744073709551615", "status": "online", "created-at": "2026-01-02 03:04:05Z"},
-        {"node-id": "7", "status": "offline", "created-at": "2026-01-02 03:04:06Z"},
-        {"node-id": "8", "status": "unregistered", "created-at": "2026-01-02 03:04:07Z"},
-    ],
-}
+NODES = [
+    NodeInfo(node_id=2**64 - 1, status="online", registered_at="2026-01-02T03:04:05.900000+00:00"),
+    NodeInfo(node_id=7, status="offline", registered_at="2026-01-02T03:04:06.200000+00:00"),
+    NodeInfo(node_id=8, status="unregistered", registered_at="2026-01-02T03:04:07.000000+00:00"),
+]
+
+Answer = Callable[[str], tuple[int, bytes]]
+
+
+@contextmanager
+def link_of(hub: Hub, answer: Answer) -> Iterator[Hub]:
+    """The hub with something at its link's port that shows its certificate and answers each path."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, content = answer(self.path)
+            self.send_response_only(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(hub.pki / "link.crt", hub.pki / "link.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield replace(hub, ports=hub.ports.model_copy(update={"link": server.server_address[1]}))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class Flwr:
@@ -71,10 +108,43 @@ def test_runs_come_latest_first(hub: Hub, flwr: Flwr) -> None:
     assert control.list_runs(hub) == []
 
 
-def test_sites_that_were_unregistered_are_not_there(hub: Hub, flwr: Flwr) -> None:
-    flwr.says(json.dumps(NODES))
-    assert control.nodes(hub) == {2**64 - 1: "online", 7: "offline"}
-    assert control.registered_since(hub, "2026-01-02T03:04:06+00:00") == [7]
+def test_sites_that_were_unregistered_are_not_there(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # what is on this machine is asked directly
+    asked: list[str] = []
+
+    def answer(path: str) -> tuple[int, bytes]:
+        asked.append(path)
+        return 200, ListNodesResponse(nodes_info=NODES).SerializeToString()
+
+    with link_of(hub, answer) as running:
+        assert control.nodes(running) == {2**64 - 1: "online", 7: "offline"}
+        assert control.registered_since(running, "2026-01-02T03:04:06+00:00") == [7]
+    assert set(asked) == {"/v1/control/list-nodes"}
+
+
+def test_flowers_superlink_lists_its_nodes_where_it_is_asked() -> None:
+    """The contract: another Flower fails here."""
+    (found,) = [route for route in router.routes if getattr(route, "path", "") == control._LIST_NODES]
+    assert getattr(found, "methods", None) == {"POST"}
+
+
+@pytest.mark.parametrize(("status", "content"), [(500, b""), (200, b"\xff\xff")])
+def test_a_link_that_says_something_else_is_no_answer(hub: Hub, status: int, content: bytes) -> None:
+    with (
+        link_of(hub, lambda path: (status, content)) as running,
+        pytest.raises(RunError, match="does not say who is registered"),
+    ):
+        control.nodes(running)
+
+
+def test_another_in_the_links_place_is_not_believed(hub: Hub, tmp_path: Path) -> None:
+    other = make_hub(tmp_path / "other", address="localhost:8443")
+    answer = ListNodesResponse(nodes_info=NODES).SerializeToString()
+    with (
+        link_of(other, lambda path: (200, answer)) as running,
+        pytest.raises(RunError, match="does not say who is registered"),
+    ):
+        control.nodes(replace(running, folder=hub.folder))
 
 
 def test_a_key_is_handed_over_in_a_file(hub: Hub, flwr: Flwr) -> None:
@@ -103,7 +173,14 @@ def test_a_hub_that_hangs_is_given_up(hub: Hub, flwr: Flwr, monkeypatch: pytest.
     monkeypatch.setattr(control, "LIMIT_S", 0.2)
     flwr.says("{}", sleeps_s=5)
     with pytest.raises(RunError, match="did not answer within"):
-        control.nodes(hub)
+        control.list_runs(hub)
+
+    def hangs(path: str) -> tuple[int, bytes]:
+        time.sleep(0.5)
+        return 200, b""
+
+    with link_of(hub, hangs) as running, pytest.raises(RunError, match="did not answer within"):
+        control.nodes(running)
 
 
 def test_a_hub_that_is_down_is_named_with_the_command(hub: Hub, tmp_path: Path) -> None:
