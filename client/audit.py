@@ -34,6 +34,12 @@ def refusals(folder: Path, *, last: int) -> list[dict[str, Any]]:
     return found[: -last - 1 : -1]
 
 
+def plan_names(folder: Path) -> dict[str, str]:
+    """Hash -> name of each plan that was ever approved here."""
+    lines = chain.read(folder / FILE)
+    return {str(line.get("plan")): str(line.get("name")) for line in lines if line.get("event") == "approved"}
+
+
 def now() -> str:
     """The time as records write it: UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -314,10 +314,15 @@ def ledger() -> None:
 
 @ledger.command("show")
 @at_site
-@click.option("--run", help="Each reply of one run, in place of the sums of all.")
+@click.option("--run", metavar="ID", help="Each reply of one run, by its id or the first digits of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list for machines.")
 def ledger_show(site_option: Path | None, run: str | None, as_json: bool) -> None:
-    """Print what each run was sent, or with --run each reply: what it held, how long it was, its SHA-256."""
+    """Print what each run was sent, or with --run each reply: what it held, how long it was, its SHA-256.
+
+    A run has an id here: messages do not carry the name that the coordinator gave it.
+
+    Ends with status 0; 2 if no run of that id is known here.
+    """
     from client import accounts
     from client.join import find_site
 
@@ -338,12 +343,12 @@ def ledger_verify(site_option: Path | None, expected: str | None) -> None:
 
     Ends with status 0 if they are; 1 if one was changed, and says at which line.
     """
-    from client import audit, chain, egress
+    from client import accounts, audit, chain
     from client.join import find_site
 
     folder, whole = find_site(site_option), True
-    for file in (egress.FILE, audit.FILE):
-        found = chain.verify(folder / file, expected=expected if file == egress.FILE else None)
+    for file in (accounts.FILE, audit.FILE):
+        found = chain.verify(folder / file, expected=expected if file == accounts.FILE else None)
         whole = whole and found.bad_line is None
         mark = "PASS" if found.bad_line is None else "FAIL"
         click.echo(f"{click.style(mark, fg=MARKS[mark])}  {file}: {found.words}; head {found.head.hash}")

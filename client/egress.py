@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from client import audit, chain
+from client import accounts, audit, chain
 from client.policy import Metric
 from common import wire
 from common.codec import codec
 from common.errors import RefusedUpdate
 from common.files import canonical
-
-FILE = "egress.jsonl"
 
 _JUDGED: Mapping[str, Metric | None] = {
     "scores": None,
@@ -70,19 +68,6 @@ class Sifted:
 
     content: RecordDict
     withheld: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What one run was sent: replies, refusals among them, bytes, the last round, first and last time."""
-
-    replies: int = 0
-    refusals: int = 0
-    nbytes: int = 0
-    last_round: int = 0
-    plan: str | None = None
-    first: str = ""
-    last: str = ""
 
 
 def sift(content: RecordDict, kind: str, allowed: frozenset[str]) -> Sifted:
@@ -145,30 +130,12 @@ def record(folder: Path, facts: Mapping[str, object]) -> None:
     Raises:
         RunError: code `disk` or `ledger`; the reply must stay.
     """
-    chain.append(folder / FILE, {"time": audit.now(), **facts})
+    chain.append(folder / accounts.FILE, {"time": audit.now(), **facts})
 
 
 def verify(folder: Path, *, expected: str | None = None) -> chain.Verdict:
     """Look at every line of a site's record; see `client.chain.verify`."""
-    return chain.verify(folder / FILE, expected=expected)
-
-
-def summary(folder: Path) -> dict[str, Sent]:
-    """Run -> what it was sent, in the order of their first reply; `?` stands for messages of no known run."""
-    runs: dict[str, Sent] = {}
-    for line in chain.read(folder / FILE):
-        run = str(line.get("run") or "?")
-        sent = runs.get(run, Sent(first=str(line.get("time", ""))))
-        runs[run] = Sent(
-            replies=sent.replies + 1,
-            refusals=sent.refusals + (wire.REFUSAL in line.get("records", ())),
-            nbytes=sent.nbytes + int(line.get("bytes", 0)),
-            last_round=max(sent.last_round, int(line.get("round") or 0)),
-            plan=line.get("plan") or sent.plan,
-            first=sent.first,
-            last=str(line.get("time", "")),
-        )
-    return runs
+    return chain.verify(folder / accounts.FILE, expected=expected)
 
 
 def _sift_metrics(

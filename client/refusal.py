@@ -8,12 +8,13 @@ import traceback
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flwr.app import RecordDict
-
-from common import wire
 from common.errors import FedGliaError
 from common.files import append_line
+
+if TYPE_CHECKING:
+    from flwr.app import RecordDict
 
 FILE = "site.log"
 MAX_BYTES = 5 << 20
@@ -59,6 +60,8 @@ def refuse(folder: Path | None, error: Exception, *, correlation: str | None = N
 
 def pack(error: Exception, correlation: str) -> Refusal:
     """What may leave of an error, without a line about it anywhere."""
+    from common import wire  # imports PyTorch and Flower, which a status and a stop do without
+
     code = error.code if isinstance(error, FedGliaError) else "internal"
     try:
         return Refusal(code, correlation, wire.pack_refusal(code, correlation=correlation))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from client import audit, egress, keeping, services, status
+from client import approval, audit, egress, keeping, services, status
 from client.cli import site
 from client.join import init_site
 from client.policy import Policy
@@ -305,6 +307,39 @@ def test_what_left_is_shown_by_run_and_reply(folder: Path) -> None:
     each = run(folder, "ledger", "show", "--run", "abab")
     assert each.output.count("train.round round 3  1,234 bytes (metrics)  sha256 5c5c") == 2
     assert len(json.loads(run(folder, "ledger", "show", "--run", "ab", "--json").output)) == 2
+
+
+def test_a_run_that_is_not_known_here_is_no_run_of_which_nothing_left(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"is known at this site[^$]*none: nothing has left yet"):
+        run(folder, "ledger", "show", "--run", "smoke-1")
+    given = approval.approve(open_site(folder), plans.load(plan_file(folder)))
+    egress.record(folder, {"type": "train.round", "run": "ab" * 16, "plan": given.sha256, "bytes": 5})
+
+    with pytest.raises(InputError, match="not the name that the coordinator gave it") as refused:
+        run(folder, "ledger", "show", "--run", "smoke-1")
+    (known,) = str(refused.value).splitlines()[2:]
+    assert known.startswith("abababababab  20")
+    assert "  plan smoke  1 replies" in known
+
+
+def test_what_is_asked_every_minute_imports_no_training(folder: Path) -> None:
+    """A monitoring system calls `status`, and systemd waits for `stop`; PyTorch alone takes seconds."""
+    words = """
+import sys
+from contextlib import suppress
+from client.cli import site
+for asked in ("status", "stop", "ledger show", "ledger verify"):
+    with suppress(SystemExit):
+        site([*asked.split(), "--site", sys.argv[1]])
+from client import services
+list(services.prepare(services.Path(sys.argv[1])))
+print({"torch", "flwr", "grpc"} & set(sys.modules))
+"""
+    asked = [sys.executable, "-P", "-c", words, str(folder)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+
+    assert "nothing ran" in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_a_changed_record_is_found(folder: Path) -> None:

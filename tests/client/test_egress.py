@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import egress
+from client import accounts, egress
 from common import wire
 from common.codec import CODECS
 from common.errors import RefusedUpdate
@@ -135,7 +135,7 @@ class TestSummary:
         site.ask(site.message(round_number=2))
         site.ask(site.message(run=other))
         site.ask(site.message(plan_toml="x"))
-        found = egress.summary(site.folder)
+        found = accounts.summary(site.folder)
 
         assert list(found) == [RUN, other]
         assert (found[RUN].replies, found[RUN].refusals, found[RUN].last_round) == (3, 1, 2)
