@@ -1,7 +1,6 @@
 """What left, as people and machines read it: sums of each run, or each reply of one.
 
-    SITE/egress.jsonl   written by `client.egress`; a message names its run by a random id and its plan, never
-                        by the name that the coordinator gave it
+A message names its run by a random id and its plan, never by the name that the coordinator gave it.
 """
 
 from __future__ import annotations
@@ -76,9 +75,9 @@ def replies(folder: Path, run: str) -> list[dict[str, Any]]:
 def line(row: Mapping[str, Any]) -> str:
     """A row of either kind, for a terminal."""
     if "replies" in row:
-        plan = row["plan_name"] or str(row["plan"] or "not known")[:_SHOWN_OF_AN_ID]
+        run, plan = (str(row[key] or "not known")[:_SHOWN_OF_AN_ID] for key in ("run", "plan"))
         return (
-            f"{row['run'][:_SHOWN_OF_AN_ID]:<{_SHOWN_OF_AN_ID}}  {row['first']} to {row['last']}  plan {plan}  "
+            f"{run:<{_SHOWN_OF_AN_ID}}  {row['first']} to {row['last']}  plan {row['plan_name'] or plan}  "
             f"{row['replies']} replies, {row['refusals']} of them refusals, {row['nbytes']:,} bytes, "
             f"last round {row['last_round']}"
         )

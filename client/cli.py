@@ -294,7 +294,10 @@ def withdraw(site_option: Path | None, patient: str, gone: bool) -> None:
 @at_site
 @click.argument("release", type=FOLDER)
 def receive(site_option: Path | None, release: Path) -> None:
-    """Take a release in: RELEASE is a folder that `fedglia release export` wrote. A damaged one is refused.
+    """Take a release in: RELEASE is the folder NAME-VERSION that `fedglia release export` wrote.
+
+    It is copied to the site's folder, as releases/NAME-VERSION. A damaged one is refused, also if the release
+    is here already.
 
     Ends with status 0; 2 if it is none, or was changed.
     """

@@ -9,7 +9,7 @@ from client import audit
 from client.site import Site
 from common.errors import InputError
 from common.files import sweep_drafts
-from common.releases import MODEL_FILE, Release, copy_release, read_release, verify
+from common.releases import LINEAGE_FILE, MODEL_FILE, Release, copy_release, read_release, verify
 
 FOLDER = "releases"
 
@@ -17,27 +17,43 @@ FOLDER = "releases"
 def receive(site: Site, folder: Path) -> Release:
     """Copy a release, as `fedglia release export` wrote it, to SITE/releases/; returns the copy.
 
-    Receiving the same release again changes nothing.
+    Receiving the same release again changes nothing; what is given is looked at all the same.
+
+    Args:
+        site: the site.
+        folder: the release, or a folder that holds it and no other.
 
     Raises:
         InputError: no readable release, or another one of that name and version is here.
         CheckpointError: a file, given or kept, is not the one that the lineage describes.
         RunError: the audit record cannot be written; the release stays.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder.name}: give the folder that `fedglia release export` wrote")
-    given = read_release(folder)
+    given = read_release(_release_in(folder))
     sweep_drafts(site.folder / FOLDER)
     there = site.folder / FOLDER / given.title
     if there.exists():
         kept = read_release(there)
         if kept.lineage != given.lineage:
             raise InputError(f"another release {given.title} is here already; remove it first: {there}")
+        verify(given)
         verify(kept)
         return kept
     copy = read_release(copy_release(given, site.folder / FOLDER))
     audit.note(site.folder, "model received", {"release": copy.title, "sha256": _sha256(copy)})
     return copy
+
+
+def _release_in(folder: Path) -> Path:
+    """The release that a person means: `export OUT` writes OUT/NAME-VERSION, and OUT is easily given."""
+    if not folder.is_dir():
+        raise InputError(f"{folder.name}: give the folder that `fedglia release export` wrote")
+    inside = [file.parent for file in folder.glob(f"[!.]*/{LINEAGE_FILE}")]
+    if (folder / LINEAGE_FILE).exists() or not inside:
+        return folder
+    if len(inside) > 1:
+        held = ", ".join(sorted(release.name for release in inside))
+        raise InputError(f"{folder.name}: holds several releases, give one of them: {held}")
+    return inside[0]
 
 
 def words(site: Site, release: Release) -> Iterator[str]:

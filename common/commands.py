@@ -100,8 +100,8 @@ def plan_hash(name_or_file: str) -> None:
 def predict(source: Path, target: Path, model: str, flips: bool) -> None:
     """Segment a case folder, or each case in a folder, into label maps in the scan's own grid.
 
-    OUT is a folder; it gets CASE-seg.nii.gz for each case, with BraTS 2023's codes: 1 necrotic core,
-    2 oedema, 3 enhancing tumour. A case that cannot be read is named, the others are still done.
+    OUT is a folder outside all scans; it gets CASE-seg.nii.gz for each case, with BraTS 2023's codes:
+    1 necrotic core, 2 oedema, 3 enhancing tumour. A case that cannot be read is named, the others are done.
     """
     from common.data.intake import open_cohort
     from common.data.transforms import prepare
@@ -177,8 +177,16 @@ def pretrain(out: Path, task: str, preset: str, steps: int | None, seed: int, th
 
 def _check_outside(source: Path, target: Path) -> None:
     """A label map written among the scans would later be read as the expert's, or lie over it."""
+    from common.data.intake import cohort_around
+
     if target.resolve().is_relative_to(source.resolve()):
         raise InputError(f"OUT {target.name} lies inside IN; name a folder outside it for the label maps")
+    scans = cohort_around(target)
+    if scans is not None:
+        raise InputError(
+            f"OUT {target.name} lies among the scans of {scans.name}, where a label map is taken for an "
+            "expert's: name a folder outside it"
+        )
 
 
 def _judge(opened: ReleasedModel, case: Case, cohort: Cohort, *, flips: bool) -> Judgement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from common.data.brats import codes_in, infer_label_map, open_brats
 from common.data.cases import MODALITIES, Case, Cohort
+from common.data.declaration import FILE_NAME as DECLARATION
 from common.data.declaration import Declaration, read_declaration
 from common.data.msd import is_decathlon, is_pairs, open_decathlon, open_pairs
 from common.data.volume import Volume, inspect_header, read_label, read_volume, same_grid
@@ -50,6 +52,21 @@ def open_cohort(folder: Path, name: str | None = None, *, labels: bool = True) -
     if not labels:
         return replace(cohort, cases=tuple(replace(case, label=None) for case in cohort.cases))
     return _with_label_map(cohort)
+
+
+def cohort_around(folder: Path) -> Path | None:
+    """The folder of scans that would read a label map in `folder` as an expert's; None: there is none.
+
+    Scans are looked for in a folder and in those directly in it, so the one above counts as well: if scans
+    lie in it, if it is declared, or if two folders in it or more hold a case each. One case may lie anywhere.
+    """
+    for near in (folder.resolve(), folder.resolve().parent):
+        holders = _cases_by_folder(near)
+        cases_apart = [holder for holder, count in holders.items() if count == 1]
+        declared = (near / DECLARATION).is_file() or is_decathlon(near)
+        if near in holders or len(cases_apart) > 1 or declared:
+            return near
+    return None
 
 
 def check(path: Path) -> list[Finding]:
@@ -97,6 +114,14 @@ def _declared_cohort(folder: Path, name: str | None) -> Cohort:
         phantom=declared.phantom,
         notes=(*cohort.notes, *notes),
     )
+
+
+def _cases_by_folder(folder: Path) -> Counter[Path]:
+    try:
+        cases = _layout(folder)(folder, name=folder.name).cases
+    except (DataError, OSError):
+        return Counter()
+    return Counter(next(iter(case.images.values())).path.parent for case in cases)
 
 
 def _layout(folder: Path) -> Callable[..., Cohort]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,22 @@ def test_a_damaged_release_is_refused_and_leaves_nothing(site: Site, exported: P
         receive(site, exported)
     assert list((site.folder / "releases").iterdir()) == []
     assert not (site.folder / "audit.jsonl").exists()
+
+
+def test_a_damaged_one_is_refused_also_if_the_release_is_here_already(site: Site, exported: Path) -> None:
+    receive(site, exported)
+    (exported / "model-card.md").write_text("CE-marked")
+
+    with pytest.raises(CheckpointError, match=r"model-card\.md is not the one"):
+        receive(site, exported)
+
+
+def test_the_folder_around_a_release_is_understood_if_it_holds_one(site: Site, exported: Path) -> None:
+    assert receive(site, exported.parent).title == "demo-1"
+    shutil.copytree(exported, exported.parent / "demo-2")
+
+    with pytest.raises(InputError, match="holds several releases, give one of them: demo-1, demo-2"):
+        receive(site, exported.parent)
 
 
 def test_another_release_of_that_name_is_refused(site: Site, exported: Path) -> None:

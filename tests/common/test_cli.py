@@ -187,7 +187,7 @@ def test_what_needs_no_network_library_answers_without_one(words: list[str]) -> 
         (["plan", "check", "nothing"], 2, "error: there is no plan 'nothing'"),
         (["data", "check", "nothing"], 2, "FAIL  nothing: no such file or folder"),
         (["nothing"], 2, "No such command 'nothing'"),
-        (["release", "list", "nothing"], 2, "error: nothing: is no run directory"),
+        (["release", "list", "nothing"], 2, "error: 'nothing' is no run directory"),
     ],
 )
 def test_the_shell_is_told_how_it_ended(words: list[str], status: int, said: str, tmp_path: Path) -> None:
@@ -436,6 +436,17 @@ def test_label_maps_are_never_written_among_the_scans(
     ended = fedglia("predict", cohort, cohort / inside, "--model", model)
     assert ended.status == 2
     assert "lies inside IN" in ended.err
+    assert sorted(cohort.rglob("*")) == before
+
+
+@pytest.mark.parametrize("among", ["maps", "BraTS-SSA-00002-000", "BraTS-SSA-00002-000/maps", "."])
+def test_label_maps_of_one_case_are_not_written_among_the_others(
+    fedglia: Fedglia, cohort: Path, model: Path, among: str
+) -> None:
+    before = sorted(cohort.rglob("*"))
+    ended = fedglia("predict", cohort / "BraTS-SSA-00001-000", cohort / among, "--model", model)
+    assert ended.status == 2
+    assert "lies among the scans of" in ended.err
     assert sorted(cohort.rglob("*")) == before
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from common.checkpoint import load
 from common.errors import CheckpointError, InputError
 from common.releases import verify
+from server import cli
 from server.card import INTENDED_USE, PHANTOM_SENTENCE, compose_card, lineage_of
 from server.registry import list_releases, make_release, show
 
@@ -62,7 +64,11 @@ def card(**options: bool) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return make_release(tmp_path, "demo", version="1.0.0", tensors=TENSORS, lineage=lineage(), card=card())
+    return made(tmp_path)
+
+
+def made(run: Path) -> Path:
+    return make_release(run, "demo", version="1.0.0", tensors=TENSORS, lineage=lineage(), card=card())
 
 
 def test_a_release_is_three_files_that_agree(folder: Path, tmp_path: Path) -> None:
@@ -171,3 +177,37 @@ def test_a_broken_lineage_is_named(folder: Path, tmp_path: Path) -> None:
 
     shutil.rmtree(folder)
     assert list_releases(tmp_path) == ()
+
+
+def test_a_run_at_the_hub_is_meant_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = tmp_path / "hub"
+    run = hub / "runs" / "demo-1"
+    made(run)
+    (run / "run.json").write_text("{}")
+    (hub / "hub.toml").write_text('address = "hub:443"\n[ports]\nedge = 443\nlink = 2000\nhealth = 2001\n')
+
+    def asked(*words: str | Path) -> str:
+        done = CliRunner().invoke(cli.release, list(map(str, words)), catch_exceptions=False)
+        return done.output
+
+    title = "demo-1.0.0"
+    assert asked("list", "demo-1", "--hub", hub).startswith(title)
+    assert asked("list", run).startswith(title)
+    monkeypatch.setenv("FEDGLIA_HUB", str(hub))
+    assert asked("list", "demo-1").startswith(title)
+    with pytest.raises(InputError, match="no run of this hub; there are: demo-1"):
+        asked("list", "demo-2")
+    monkeypatch.delenv("FEDGLIA_HUB")
+    with pytest.raises(InputError, match="no run directory, and no hub is named"):
+        asked("list", "demo-1")
+
+
+def test_an_exported_release_lies_in_the_folder_that_was_named(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for out in ("stick", "mail/demo-1.0.0"):
+        words = ["export", str(tmp_path / "run"), "demo-1.0.0", str(tmp_path / out)]
+        CliRunner().invoke(cli.release, words, catch_exceptions=False)
+
+    found = [file.parent for file in tmp_path.glob("**/lineage.json") if "releases" not in file.parts]
+    assert sorted(found) == [tmp_path / "mail" / "demo-1.0.0", tmp_path / "stick" / "demo-1.0.0"]

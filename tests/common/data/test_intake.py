@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.data.brats import LABELS_2021, LABELS_2023
-from common.data.intake import Finding, check, open_cohort
+from common.data.intake import Finding, check, cohort_around, open_cohort
 from common.data.volume import Volume, read_volume, write_volume
 from common.errors import DataError
 from tests.common.data.conftest import WriteCase
@@ -155,3 +155,32 @@ def test_the_real_gliomas(shared_data: Path) -> None:
     alone = open_cohort(shared_data / "glioma_unlabelled" / "BraTS-GLI-00001-000")
     assert (alone.cases[0].patient, alone.label_map) == ("BraTS-GLI-00001", None)
     assert not texts(check(shared_data / "glioma_unlabelled"), "FAIL")
+
+
+def test_where_a_label_map_would_be_taken_for_an_experts(tmp_path: Path, write_case: WriteCase) -> None:
+    one, maps = tmp_path / "scan-1", tmp_path / "maps"
+    write_case(tmp_path, "scan-1")
+    assert cohort_around(one) == one
+    assert cohort_around(one / "maps") == one
+    assert cohort_around(maps) is None  # beside a single case: nobody has called this folder a cohort
+
+    write_case(tmp_path, "scan-2")
+    assert cohort_around(maps) == tmp_path
+    assert cohort_around(maps / "deeper") is None
+    assert cohort_around(tmp_path / "scan-2" / "deep" / "deeper") is None  # nobody looks so far
+
+
+def test_beside_folders_of_many_cases_is_a_place_for_label_maps(
+    tmp_path: Path, write_case: WriteCase
+) -> None:
+    for name in ("a-1", "a-2"):
+        write_case(tmp_path, name)
+    side_by_side = tmp_path / "whole" / "scans"
+    side_by_side.mkdir(parents=True)
+    for file in [*tmp_path.glob("a-*/*")]:
+        file.rename(side_by_side / file.name)
+
+    assert cohort_around(side_by_side / "maps") == side_by_side
+    assert cohort_around(tmp_path / "whole" / "maps") is None
+    (tmp_path / "whole" / "cohort.toml").touch()
+    assert cohort_around(tmp_path / "whole" / "maps") == tmp_path / "whole"
