@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from client import chain
 from common.terminal import printable
 
 FILE = "audit.jsonl"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 Event = Literal["refused", "approved", "approval revoked", "withdrawn", "model received"]
 
@@ -28,10 +30,23 @@ def note(folder: Path, event: Event, facts: Mapping[str, object]) -> None:
     chain.append(folder / FILE, {"time": now(), "event": event, **facts})
 
 
-def refusals(folder: Path, *, last: int) -> list[dict[str, Any]]:
-    """The last refusals, newest first: `time`, `code`, `id`, `by`, `type`, `run`, `round`, `words`."""
+@dataclass(frozen=True)
+class Refusals:
+    """Lines about refusals: the recent ones, newest first, and how many there are before them.
+
+    A line has `time`, `code`, `id`, `by`, `type`, `run`, `round`, `words`.
+    """
+
+    recent: tuple[dict[str, Any], ...]
+    older: int
+
+
+def refusals(folder: Path, *, days: float) -> Refusals:
+    """What was refused; recent is what was within so many days, and what has no readable time."""
+    begin = datetime.now(UTC) - timedelta(days=days)
     found = [line for line in chain.read(folder / FILE) if line.get("event") == "refused"]
-    return found[: -last - 1 : -1]
+    recent = [line for line in found if (moment(line.get("time")) or begin) >= begin]
+    return Refusals(tuple(reversed(recent)), len(found) - len(recent))
 
 
 def plan_names(folder: Path) -> dict[str, str]:
@@ -42,7 +57,15 @@ def plan_names(folder: Path) -> dict[str, str]:
 
 def now() -> str:
     """The time as records write it: UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime(_TIME)
+
+
+def moment(text: object) -> datetime | None:
+    """A time as records write it; None for anything else."""
+    try:
+        return datetime.strptime(str(text), _TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def plain(text: str, *, longest: int = 64) -> str:

@@ -229,7 +229,7 @@ def approve(site_option: Path | None, plan: str, yes: bool) -> None:
     PLAN is the coordinator's TOML file, or the name of a shipped plan. What is approved is this very plan, by
     its hash: change a letter of its meaning, and it is another one.
 
-    Ends with status 0 if it is approved; 1 if you said no; 2 if it is no valid plan.
+    Ends with status 0 if it is approved; 1 if you did not say yes; 2 if it is no valid plan.
     """
     from client import approval
     from client.join import find_site
@@ -240,7 +240,7 @@ def approve(site_option: Path | None, plan: str, yes: bool) -> None:
     click.echo(approval.words(wanted, opened))
     for excess in approval.refused_now(wanted, opened):
         click.echo(f"{click.style('REFUSED ANYWAY', fg='red')} [{excess.code}]: {excess.words}", err=True)
-    if not yes and not click.confirm("May this plan run here?"):
+    if not yes and not _says_yes("May this plan run here?"):
         click.echo("not approved; nothing was recorded")
         raise click.exceptions.Exit(1)
     given = approval.approve(opened, wanted)
@@ -357,6 +357,15 @@ def ledger_verify(site_option: Path | None, expected: str | None) -> None:
         click.echo(f"{click.style(mark, fg=MARKS[mark])}  {file}: {found.words}; head {found.head.hash}")
     if not whole:
         raise click.exceptions.Exit(1)
+
+
+def _says_yes(question: str) -> bool:
+    """What a person says; nobody there (no terminal, Ctrl-D) and Ctrl-C are a no."""
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        click.echo("\nno answer came: answer in a terminal, or give --yes once you have read the above")
+        return False
 
 
 def _trusted(found: Trust) -> str:

@@ -24,6 +24,8 @@ from client.limits import NODE_BYTES, limit_memory
 from common.errors import RunError
 from common.files import write_atomic
 from common.flower import supernode
+from common.process_table import process_namespace
+from common.service_logs import run_program
 
 LAST_POLL = Path("run") / "last-poll.json"
 """In a site folder: when the hub last answered the node, and which process that was. `time` is a person's;
@@ -70,11 +72,6 @@ def stamper(folder: Path) -> Callable[[], None]:
     return stamp
 
 
-def process_namespace() -> int:
-    """The number of the namespace in which this process's id means something; a container has its own."""
-    return Path("/proc/self/ns/pid").stat().st_ino
-
-
 def unstamp(folder: Path) -> None:
     """A node that ends takes its stamp along; that of another process stays."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -116,4 +113,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    run_program(lambda: main(Path(sys.argv[1]).absolute()))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import FedGliaError
 from common.files import append_line
+from common.service_logs import TIME
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
@@ -52,7 +53,7 @@ def refuse(folder: Path | None, error: Exception, *, correlation: str | None = N
         else:
             path = folder / FILE
             _rotate(path)
-            append_line(path, {"time": time.time(), "id": refused.correlation, "error": words})
+            append_line(path, {"time": time.strftime(TIME), "id": refused.correlation, "error": words})
     except Exception as unwritable:  # a full disk, or words that are no text, must not hold the refusal back
         log.error("%s. It would have said, id %s: %r", unwritable, refused.correlation, words)
     return refused

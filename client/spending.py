@@ -2,6 +2,7 @@
 
 A message's cost is written before its work begins, at its most, and corrected after it. So a kill, a crash
 or a full disk can only overcount: no order of faults lets a run work or send more than the policy allows.
+Beside the sums stands what of them is set aside for the message at work, and by which process, for people.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from client.policy import Policy
 from client.settings import lock
 from common.errors import FedGliaError, RefusedUpdate, RunError
 from common.files import canonical, write_atomic
+from common.process_table import born, process_namespace
 
 FILE = "spent.json"
 HOUR_S = 3600.0
+_GRACE_S = 10.0
+"""A message that is overdue is given up within so long."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,34 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Reserved:
+    """What is set aside for one message, since when (seconds since 1970), and for which process."""
+
+    seconds: float
+    steps: int
+    bytes_up: int
+    since: float
+    pid: int
+    born: int | None
+    pids: int
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the message may still be at work: in time, and its process, if it can be seen, lives."""
+        seen = self.pids == process_namespace()  # else the id is of another container's process
+        lives = not seen or (self.born is not None and born(self.pid) == self.born)
+        return lives and 0 <= time.time() - self.since <= self.seconds + _GRACE_S
+
+
+@dataclass(frozen=True)
 class Spent:
-    """The sums of one run.
+    """The sums of one run, what is reserved included.
 
     Attributes:
         plan: hash of its plan.
         start: digest of the model that it starts from; a site keeps a copy of each, so a run has one.
         rounds: numbers of the rounds that were begun.
+        reserved: for the message at work; of one that was killed it stays until the next is.
     """
 
     plan: str
@@ -50,6 +75,7 @@ class Spent:
     steps: int = 0
     bytes_up: int = 0
     rounds: tuple[int, ...] = ()
+    reserved: Reserved | None = None
 
 
 @dataclass
@@ -80,6 +106,7 @@ class Tab:
                 seconds=max(0.0, before.seconds - self.reserved.seconds) + time.monotonic() - self.began,
                 steps=max(0, before.steps - self.reserved.steps) + steps,
                 bytes_up=max(0, before.bytes_up - self.reserved.bytes_up) + bytes_up,
+                reserved=None,
             )
             _write(self.folder, after)
         if after.bytes_up > self.policy.max_bytes:
@@ -152,7 +179,13 @@ def _added(before: Spent, cost: Cost, round_number: int | None) -> Spent:
         steps=before.steps + cost.steps,
         bytes_up=before.bytes_up + cost.bytes_up,
         rounds=tuple(sorted(rounds)),
+        reserved=_reserved(cost),
     )
+
+
+def _reserved(cost: Cost) -> Reserved:
+    pid = os.getpid()
+    return Reserved(**asdict(cost), since=time.time(), pid=pid, born=born(pid), pids=process_namespace())
 
 
 def _check(policy: Policy, before: Spent, after: Spent) -> None:
@@ -201,7 +234,18 @@ def _parsed(words: Mapping[str, Any]) -> Spent:
         int(words["steps"]),
         int(words["bytes_up"]),
         tuple(int(number) for number in words["rounds"]),
+        _parsed_reserved(words.get("reserved")),
     )
     if not all(math.isfinite(x) and x >= 0 for x in (sums.seconds, sums.steps, sums.bytes_up)):
         raise ValueError("a sum below zero")
     return sums
+
+
+def _parsed_reserved(words: Mapping[str, Any] | None) -> Reserved | None:
+    """An earlier version wrote none."""
+    if words is None:
+        return None
+    return Reserved(
+        *(float(words["seconds"]), int(words["steps"]), int(words["bytes_up"]), float(words["since"])),
+        *(int(words["pid"]), None if words["born"] is None else int(words["born"]), int(words["pids"])),
+    )

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from client import audit
-from client.node import LAST_POLL, process_namespace
+from client.node import LAST_POLL
 from client.services import NAMES
 from client.site import Site, open_site
 from client.spending import FILE as SPENT
 from client.spending import spent
 from common import processes
 from common.errors import RunError
-from common.process_table import born
+from common.process_table import born, process_namespace
 
 FRESH_S = 15.0
 """A node looks every 0.25 to 3 s, and while it is busy; one that was not heard for so long is cut off."""
@@ -35,7 +35,8 @@ KNOWN = (
 """What a process's log says when it ends, and what that means here."""
 _TELLS = re.compile(r"error|exit code|exception|killed", re.IGNORECASE)
 _LINES = 60
-SHOWN = 5
+SHOWN, SHOWN_DAYS = 5, 7
+"""Refusals that a glance shows: so many at most, and none that is older."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,11 @@ class Standing:
             15 s; `stopped`: it does not run.
         heard_s: seconds since the hub last answered; None: never.
         services: name -> pid, start, restarts and last exit of each process; empty where none is supervised.
-        at_work: run, plan and rounds so far of the message that is worked on; None where none is.
+        at_work: run, plan and last round of the message that is worked on, for how long it has been, what is
+            `reserved` for it at most, and what the run spent `before` it; None where none is.
         approved: plans that may run, by name and hash.
-        refused: the last refusals, the newest first.
+        refused: the last refusals of a week, the newest first; `refused_more` of that week are not among
+            them, and `refused_older` came before. audit.jsonl has them all.
         disk_free_gb: in the site folder.
     """
 
@@ -61,6 +64,8 @@ class Standing:
     at_work: dict[str, Any] | None
     approved: list[dict[str, str]]
     refused: list[dict[str, Any]]
+    refused_more: int
+    refused_older: int
     withdrawn: int
     disk_free_gb: float
 
@@ -78,15 +83,18 @@ def look(folder: Path) -> Standing:
     site = open_site(folder)
     found = {name: asdict(state) for name, state in processes.states(folder).items()}
     heard = heard_s(folder)
+    refused = audit.refusals(folder, days=SHOWN_DAYS)
     return Standing(
         site=site.name,
         state=_state(found, fresh=is_heard(folder)),
         hub=site.hub,
         heard_s=None if heard is None else round(heard, 1),
         services=found,
-        at_work=at_work(site, found),
+        at_work=at_work(site),
         approved=_approved(site),
-        refused=audit.refusals(folder, last=SHOWN),
+        refused=list(refused.recent[:SHOWN]),
+        refused_more=len(refused.recent[SHOWN:]),
+        refused_older=refused.older,
         withdrawn=len(site.withdrawn),
         disk_free_gb=round(shutil.disk_usage(folder).free / 1e9, 1),
     )
@@ -99,20 +107,13 @@ def lines(found: Standing) -> Iterator[str]:
     for name in NAMES:
         yield f"{name:<11} {_service_words(found.services.get(name), well=found.state == 'well')}"
     if found.at_work:
-        run = found.at_work
-        yield (
-            f"at work     run {run['run'][:12]}, plan {run['plan']}, round {run['round']}, "
-            f"{spoken(run['seconds'])} of work and {run['bytes_up']:,} bytes sent so far"
-        )
+        yield from _work_words(found.at_work)
     approved = ", ".join(f"{plan['plan']} ({plan['sha256'][:12]})" for plan in found.approved)
     yield f"approved    {approved or 'no plan yet: fedglia site approve PLAN'}"
     if found.withdrawn:
         yield f"withdrawn   {found.withdrawn} patient(s)"
     yield f"disk        {found.disk_free_gb:g} GB free"
-    for line in found.refused:
-        times = f" ({line['times']} times)" if line.get("times") else ""
-        words = audit.words(f"{line.get('code', '?')}{times}: {line.get('words', '')}")
-        yield f"refused     {moment(line.get('time'))}  {words}"
+    yield from _refused_words(found)
     if found.state != "well":
         yield "what to do  fedglia site " + ("start" if found.state == "stopped" else "check")
 
@@ -151,26 +152,30 @@ def _stamp(folder: Path) -> _Stamp | None:
         return None
 
 
-def at_work(site: Site, services: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the worker works on: it forks for each message, and the run's account was written before."""
-    worker = services.get("worker", {}).get("pid")
-    if not worker or not _has_children(worker):
-        return None
-    accounts = sorted((site.folder / "state").glob(f"*/{SPENT}"), key=lambda path: path.stat().st_mtime)
-    try:
-        sums = spent(accounts[-1].parent) if accounts else None
-    except RunError:
-        sums = None
-    if sums is None:
-        return None
-    names = {plan.sha256: plan.plan for plan in (site.policy.approved if site.policy else ())}
-    return {
-        "run": accounts[-1].parent.name,
-        "plan": names.get(sums.plan, sums.plan[:12]),
-        "round": max(sums.rounds, default=0),
-        "seconds": round(sums.seconds, 1),
-        "bytes_up": sums.bytes_up,
-    }
+def at_work(site: Site) -> dict[str, Any] | None:
+    """What the worker works on, `fork` or `resident`, here or in another container: it reserved for it."""
+    for account in (site.folder / "state").glob(f"*/{SPENT}"):
+        try:
+            sums = spent(account.parent)
+        except RunError:
+            continue
+        if sums is None or sums.reserved is None or not sums.reserved.at_work:
+            continue
+        names = {plan.sha256: plan.plan for plan in (site.policy.approved if site.policy else ())}
+        held = sums.reserved
+        return {
+            "run": account.parent.name,
+            "plan": names.get(sums.plan, sums.plan[:12]),
+            "round": max(sums.rounds, default=0),
+            "seconds": round(max(0.0, time.time() - held.since), 1),
+            "reserved": {"seconds": round(held.seconds, 1), "steps": held.steps, "bytes_up": held.bytes_up},
+            "before": {
+                "seconds": round(max(0.0, sums.seconds - held.seconds), 1),
+                "steps": max(0, sums.steps - held.steps),
+                "bytes_up": max(0, sums.bytes_up - held.bytes_up),
+            },
+        }
+    return None
 
 
 def why(folder: Path, name: str) -> str:
@@ -192,10 +197,9 @@ def spoken(seconds: float) -> str:
 
 
 def moment(when: object) -> str:
-    """A time of a log as local time."""
-    if not isinstance(when, int | float):
-        return str(when or "")
-    return f"{datetime.fromtimestamp(when):%Y-%m-%d %H:%M:%S}"
+    """Seconds since 1970, or a time as records write it, as local time; anything else as it is."""
+    found = datetime.fromtimestamp(when) if isinstance(when, int | float) else audit.moment(when)
+    return f"{found.astimezone():%Y-%m-%d %H:%M:%S}" if found else str(when or "")
 
 
 def _state(
@@ -207,11 +211,29 @@ def _state(
     return "not connected" if services else "stopped"
 
 
-def _has_children(pid: int) -> bool:
-    try:
-        return any(path.read_text().strip() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    except OSError:
-        return False
+def _refused_words(found: Standing) -> Iterator[str]:
+    for line in found.refused:
+        times = f" ({line['times']} times)" if line.get("times") else ""
+        words = audit.words(f"{line.get('code', '?')}{times}: {line.get('words', '')}")
+        yield f"refused     {audit.words(moment(line.get('time')), longest=32)}  {words}"
+    if found.refused_more or found.refused_older:
+        yield (
+            f"refused     not shown: {found.refused_more} more of the last {SHOWN_DAYS} days and "
+            f"{found.refused_older} before; all of them are in {audit.FILE} in the site's folder"
+        )
+
+
+def _work_words(work: Mapping[str, Any]) -> Iterator[str]:
+    held, before = work["reserved"], work["before"]
+    yield (
+        f"at work     run {work['run'][:12]}, plan {work['plan']}, round {work['round']}, for "
+        f"{spoken(work['seconds'])}; this message may take {spoken(held['seconds'])} and send "
+        f"{held['bytes_up']:,} bytes at most"
+    )
+    yield (
+        f"before it   this run took {spoken(before['seconds'])} of work and sent {before['bytes_up']:,} "
+        "bytes (a message that was killed counts at its most)"
+    )
 
 
 def _service_words(state: dict[str, Any] | None, *, well: bool) -> str:

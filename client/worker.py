@@ -31,10 +31,11 @@ from client.app import app
 from client.limits import limit_memory
 from client.policy import Policy
 from client.site import open_site
-from common.errors import FedGliaError, RunError
+from common.errors import FedGliaError, RunError, SiteError
 from common.fleet import LONGEST_S
 from common.flower import Task, TaskSource, quicken
 from common.process_table import end_with
+from common.service_logs import LINE, TIME, run_program
 
 Answer = Callable[[Task], Message]
 Refuse = Callable[[Task, str], Message]
@@ -247,9 +248,22 @@ def _deadline(left_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _secret(folder: Path) -> bytes:
+    try:
+        return (folder / "secret").read_bytes()
+    except OSError as error:
+        raise SiteError(
+            f"{folder.name}: its secret cannot be read ({error.strerror}); see `fedglia site check`"
+        ) from None
+
+
 def main(folder: Path) -> None:
-    """Serve the site in `folder`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    """Serve the site in `folder`.
+
+    Raises:
+        SiteError: site.toml or the secret cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format=LINE, datefmt=TIME)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every look for a message
 
     def answer(task: Task) -> Message:
@@ -263,9 +277,9 @@ def main(folder: Path) -> None:
         return guard.refuse(folder, task.message, RunError(GIVEN_UP[code], code=code), by="worker")
 
     site = open_site(folder)
-    source = TaskSource(f"127.0.0.1:{site.runtime_port}", (folder / "secret").read_bytes())
+    source = TaskSource(f"127.0.0.1:{site.runtime_port}", _secret(folder))
     work(source, answer, refuse=refuse, resident=site.worker == "resident")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    run_program(lambda: main(Path(sys.argv[1]).absolute()))

@@ -26,6 +26,11 @@ def born(pid: int) -> int | None:
     return int(fields[_STARTED]) if fields else None
 
 
+def process_namespace() -> int:
+    """The number of the namespace in which this process's id means something; a container has its own."""
+    return (_PROC / "self" / "ns" / "pid").stat().st_ino
+
+
 def living(group: int) -> tuple[int, ...]:
     """Process ids in a process group, without zombies."""
     return tuple(pid for pid in _pids() if (fields := _fields(pid)) and int(fields[_GROUP]) == group)

@@ -12,11 +12,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from common.errors import FedGliaError
+from common.terminal import printable
 
 MAX_BYTES = 5 << 20
 KEPT = 4
+LINE = "%(asctime)s %(levelname)s %(message)s"
+TIME = "%Y-%m-%d %H:%M:%S%z"
+"""How a log for people says when: local time with its offset, as it says what: one line."""
 _DAY_S = 86_400
 _TAIL_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 18
@@ -95,6 +103,19 @@ def sweep(folder: Path, *, older_than_days: float, keep: int) -> tuple[str, ...]
                 os.truncate(path, 0)
                 gone.append(path.name)
     return tuple(gone)
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Be a service's program: what it cannot work with is one line of its log, not a traceback.
+
+    It ends with the status that a command would end with; its supervisor backs off and tries again.
+    """
+    try:
+        main()
+    except FedGliaError as error:
+        words = printable(str(error)).replace("\n", " ")
+        sys.stderr.write(f"{time.strftime(TIME)} error: {words}\n")
+        sys.exit(error.exit_status)
 
 
 def _age(log: Path) -> None:

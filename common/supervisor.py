@@ -26,7 +26,7 @@ from common.errors import RunError
 from common.files import sweep_drafts, write_atomic
 from common.process_table import born, end_with, living, signal_group, works_in
 from common.service_folder import alone, make_folders, read_record, record_file
-from common.service_logs import open_log, rotate
+from common.service_logs import TIME, open_log, rotate
 
 LOG = "supervisor"
 """The name under which the supervisor's own log lies beside those of its services."""
@@ -186,7 +186,7 @@ def _tie(supervisor: int) -> None:
 
 def _say(text: str) -> None:
     """One line on standard error; a full disk or a closed terminal is no reason to end."""
-    line = f"{time.strftime('%Y-%m-%d %H:%M:%S%z')} {text}\n"
+    line = f"{time.strftime(TIME)} {text}\n"
     with contextlib.suppress(OSError):
         os.write(2, line.encode())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from client import approval, audit, egress, keeping, services, status
+from client import approval, audit, egress, keeping, services
 from client.cli import site
 from client.join import init_site
 from client.policy import Policy
 from client.site import open_site
-from client.status import Standing, at_work, lines, look, why
+from client.status import Standing, lines, look, why
 from client.trust import UnreachableError, trust
 from common import certificates, processes
 from common import plan as plans
@@ -185,33 +186,6 @@ def test_status_shows_what_was_refused_and_approved(folder: Path) -> None:
     assert any(line.startswith("refused ") and "hours: outside the hours" in line for line in lines(found))
 
 
-def test_what_the_worker_works_on_is_known_from_its_forks(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(folder, "approve", str(plan_file(folder)), "--yes")
-    digest = open_site(folder).policy.approved[0].sha256  # type: ignore[union-attr]
-    account = folder / "state" / ("ab" * 16)
-    account.mkdir()
-    spent = {
-        "schema": 1,
-        "plan": digest,
-        "start": digest,
-        "seconds": 7.0,
-        "steps": 5,
-        "bytes_up": 10,
-        "rounds": [1, 2],
-    }
-    (account / "spent.json").write_text(json.dumps(spent))
-    opened, running = open_site(folder), {"worker": {"pid": os.getpid()}}
-
-    monkeypatch.setattr(status, "_has_children", lambda pid: False)
-    assert at_work(opened, running) is None
-    monkeypatch.setattr(status, "_has_children", lambda pid: True)
-    assert at_work(opened, running) == {
-        **{"run": account.name, "plan": "smoke", "round": 2, "seconds": 7.0, "bytes_up": 10}
-    }
-
-
 @pytest.mark.parametrize(
     ("log", "words"),
     [
@@ -242,6 +216,26 @@ def test_a_plan_is_shown_asked_about_and_recorded(folder: Path) -> None:
     assert "# Patients who withdrew" in (folder / "site.toml").read_text()
     assert f"no longer approved: smoke {digest}" in run(folder, "revoke-approval", "smoke").output
     assert open_site(folder).policy.approved == []  # type: ignore[union-attr]
+
+
+def test_no_answer_is_a_no_and_says_how_to_answer(folder: Path) -> None:
+    done = run(folder, "approve", str(plan_file(folder)), answer="")
+
+    assert done.exit_code == 1
+    assert "answer in a terminal, or give --yes" in done.output
+    assert "not approved; nothing was recorded" in done.output
+    assert open_site(folder).policy.approved == []  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("program", ["node", pytest.param("worker", marks=pytest.mark.slow)])
+def test_a_process_that_cannot_begin_says_why_in_one_line(folder: Path, program: str) -> None:
+    (folder / "site.toml").write_text("name = \n")
+    command = [sys.executable, "-P", "-m", f"client.{program}", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(r"20[\d-]{8} [\d:]{8}[+-]\d{4} error: site: (no usable )?site\.toml .*", line)
 
 
 def test_a_plan_that_the_policy_refuses_says_so_before_it_asks(folder: Path) -> None:

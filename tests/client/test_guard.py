@@ -491,7 +491,9 @@ class TestItNeverRaises:
         (line,) = site.audit()
 
         assert wire.read_refusal(reply) == "internal"
-        assert CANARY in (site.folder / "site.log").read_text()
+        logged = json.loads((site.folder / "site.log").read_text())
+        assert CANARY in logged["error"]
+        assert datetime.strptime(logged["time"], "%Y-%m-%d %H:%M:%S%z").tzinfo is not None
         assert line["id"] == wire.read_correlation(reply)
         for text in (repr(reply), json.dumps(site.audit()), json.dumps(site.egress())):
             assert CANARY not in text

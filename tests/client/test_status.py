@@ -7,14 +7,19 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message
 
-from client import audit, services
-from client.node import LAST_POLL, process_namespace, stamper
-from client.status import FRESH_S, heard_s, is_heard, lines, look, why
-from tests.client.hospital import Hospital, hospital
+from client import audit, chain, services
+from client.node import LAST_POLL, stamper
+from client.policy import Policy
+from client.spending import Cost, reserve
+from client.status import FRESH_S, SHOWN, Standing, heard_s, is_heard, lines, look, why
+from common.process_table import process_namespace
+from tests.client.hospital import RUN, START, Hospital, app_of, hospital, replied
 
 
 @pytest.fixture
@@ -94,6 +99,68 @@ def test_a_stop_takes_the_stamp_along(site: Hospital) -> None:
 
     assert look(site.folder).state == "stopped"
     assert heard_s(site.folder) is None
+
+
+def test_what_a_message_may_take_is_shown_apart_from_what_was_spent(site: Hospital) -> None:
+    """The app runs in the worker's own process here, as where it is `resident`."""
+    found: list[Standing] = []
+
+    def run(message: Message, context: Context) -> Message:
+        found.append(look(site.folder))
+        return replied(message)
+
+    for number in (1, 2):
+        site.ask(site.message(round_number=number, ttl=50.0), app_of(run))
+    first, second = (standing.at_work for standing in found)
+    assert first is not None
+    assert second is not None
+    assert (second["run"], second["plan"], second["round"]) == (RUN, site.plan.name, 2)
+    assert first["before"] == {"seconds": 0.0, "steps": 0, "bytes_up": 0}
+    assert second["before"] == {
+        **{"seconds": pytest.approx(0.0, abs=5.0), "steps": 2, "bytes_up": site.egress()[0]["bytes"]}
+    }
+    assert second["reserved"]["seconds"] == pytest.approx(50.0, abs=5.0)
+    assert second["reserved"]["bytes_up"] > 0
+    (told,) = [line for line in lines(found[1]) if line.startswith("before it ")]
+    assert f"{site.egress()[0]['bytes']:,} bytes" in told
+    assert look(site.folder).at_work is None
+
+
+def test_what_a_killed_process_reserved_is_no_work(site: Hospital) -> None:
+    account = site.folder / "state" / RUN
+    reserve(account, Policy(), Cost(60.0, 1, 10), plan="5c" * 32, start=START, round_number=1)
+    written = json.loads((account / "spent.json").read_text())
+    assert look(site.folder).at_work is not None
+
+    for pids, until_s, at_work in ((None, 60.0, False), (1, 60.0, True), (1, -60.0, False)):
+        told = {**written["reserved"], "pid": ended(), "since": time.time() - 60.0 + until_s}
+        told["pids"] = pids or told["pids"]
+        (account / "spent.json").write_text(json.dumps({**written, "reserved": told}))
+        assert (look(site.folder).at_work is not None) == at_work
+
+
+def test_old_refusals_are_counted_and_not_shown(site: Hospital) -> None:
+    def refused(code: str, *, days_ago: float) -> None:
+        when = datetime.now(UTC) - timedelta(days=days_ago)
+        facts = {"event": "refused", "code": code, "words": "no"}
+        chain.append(site.folder / audit.FILE, {"time": f"{when:%Y-%m-%dT%H:%M:%SZ}", **facts})
+
+    for number in range(3):
+        refused(f"old-{number}", days_ago=7.1)
+    refused("hours", days_ago=6.9)
+    found = look(site.folder)
+    assert [line["code"] for line in found.refused] == ["hours"]
+    assert (found.refused_more, found.refused_older) == (0, 3)
+    assert "old-" not in "\n".join(lines(found))
+    assert any(
+        "0 more of the last 7 days and 3 before; all of them are in audit.jsonl" in x for x in lines(found)
+    )
+
+    for number in range(SHOWN):
+        refused(f"new-{number}", days_ago=1.0)
+    found = look(site.folder)
+    assert [line["code"] for line in found.refused] == [f"new-{number}" for number in (4, 3, 2, 1, 0)]
+    assert (found.refused_more, found.refused_older) == (1, 3)
 
 
 def test_what_came_from_outside_steers_no_terminal(site: Hospital) -> None:
