@@ -12,11 +12,10 @@ from typing import Any
 
 from client import audit, chain
 from common.errors import InputError
+from common.messages import REFUSAL
 
 FILE = "egress.jsonl"
 
-_REFUSAL = "refusal"
-"""The record of a reply that refuses, as `common.wire` calls it, which takes seconds to import."""
 _SHOWN_OF_AN_ID = 12
 
 
@@ -41,7 +40,7 @@ def summary(folder: Path) -> dict[str, Sent]:
         sent = runs.get(run, Sent(first=str(line.get("time", ""))))
         runs[run] = Sent(
             replies=sent.replies + 1,
-            refusals=sent.refusals + (_REFUSAL in line.get("records", ())),
+            refusals=sent.refusals + (REFUSAL in line.get("records", ())),
             nbytes=sent.nbytes + int(line.get("bytes", 0)),
             last_round=max(sent.last_round, int(line.get("round") or 0)),
             plan=line.get("plan") or sent.plan,
@@ -92,7 +91,7 @@ def _unknown(run: str, known: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"no run whose id begins with '{run[:64]}' is known at this site"
     yield (
         "A message carries the run's random id and its plan, not the name that the coordinator gave it: ask "
-        "the coordinator for the id (`identity` in the run's run.json), or find it by date and plan:"
+        "the coordinator for the id (`fedglia rounds status NAME` shows it), or find it by date and plan:"
     )
     yield from (line(row) for row in known)
     if not known:

@@ -1,4 +1,4 @@
-"""Names of the messages between hub and site: what a site is asked for.
+"""Names of the messages between hub and site: what a site is asked for, and the record of a no.
 
 Apart from `common.wire`, which needs PyTorch and Flower, so that a command that only shows how things stand
 starts at once.
@@ -12,3 +12,5 @@ ROUND = "train.round"
 ADAPT = "train.adapt"
 ALONE = "train.alone"
 EVALUATE = "evaluate.model"
+
+REFUSAL = "refusal"

@@ -30,6 +30,7 @@ from common.messages import ALONE as ALONE
 from common.messages import EVALUATE as EVALUATE
 from common.messages import HELLO as HELLO
 from common.messages import RECEIVE as RECEIVE
+from common.messages import REFUSAL as REFUSAL
 from common.messages import ROUND as ROUND
 
 SCHEMA = 1
@@ -40,7 +41,6 @@ TABLE = "table"
 INSTRUCTION = "instruction"
 METRICS = "metrics"
 TIMES = "times"  # apart from the metrics: two runs of one seed have the same metrics and other times
-REFUSAL = "refusal"
 
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 12

@@ -82,6 +82,7 @@ def read(hub: Hub, folder: Path, *, nodes: Mapping[str, str] | None = None) -> F
         interruptions=int(summary.get("interruptions", 0)),
         admissions=admitted(hub),
         nodes=nodes,
+        identity=str(read_json(folder / "run.json").get("identity", "")),
     )
 
 

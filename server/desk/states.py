@@ -34,6 +34,7 @@ class Facts:
         queued: whether Flower still has to start it.
         admissions: site -> "admitted" or "revoked"; a site that is not there was never admitted.
         nodes: site -> "online", "offline" or "registered"; None where the hub does not run.
+        identity: by which the sites know the run.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Facts:
     interruptions: int = 0
     admissions: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[str, str] | None = None
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Standing:
         deadline_left_s: of the open round or stage; None where none is open.
         rounds_left_s: estimate for the rounds that are left, from those that are closed.
         detail: why it failed, in words.
+        identity: by which the sites know the run, in their records of what left.
     """
 
     run: str
@@ -101,6 +104,7 @@ class Standing:
     bytes_down: int
     detail: str
     sites: tuple[Row, ...]
+    identity: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, for machines; keys are stable, more may come."""
@@ -149,6 +153,7 @@ def standing(facts: Facts, *, now: float) -> Standing:
         bytes_down=sum(row.bytes_down for row in rows),
         detail=played.detail if state in ("failed", "interrupted") else "",
         sites=rows,
+        identity=facts.identity,
     )
 
 

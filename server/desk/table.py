@@ -17,6 +17,8 @@ def lines(found: Standing) -> Iterator[str]:
     if times:
         yield times
     parts = [f"{size(found.bytes_up)} up, {size(found.bytes_down)} down in closed rounds"]
+    if found.identity:
+        parts.append(f"sites know this run as {found.identity[:12]}")
     if found.interruptions:
         parts.append(f"gone on with {found.interruptions} time(s)")
     yield "; ".join(parts)

@@ -45,6 +45,8 @@ def test_from_start_to_report(hub: Hub, desk: Desk, plan_file: Path, monkeypatch
     assert "run stub-1" in shown.output
     assert "completed after 2 of 2 rounds" in shown.output
     rows = json.loads(desk("status", "stub-1", "--json").output)["sites"]
+    identity = json.loads((hub.folder / "runs" / "stub-1" / "run.json").read_text())["identity"]
+    assert f"sites know this run as {identity[:12]}" in shown.output
     assert [(row["site"], row["state"], row["folded"]) for row in rows] == [
         (site, "answered", 2) for site in plan_of().site_names
     ]
