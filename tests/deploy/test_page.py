@@ -30,6 +30,13 @@ def test_what_people_are_told_to_type_is_sound_shell(page: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_what_is_handed_over_is_said_in_the_same_words_to_both_sides() -> None:
+    pages = [DEPLOY / "README.md", ROOT / "docs" / "coordinator-handbook.md"]
+    tables = [re.findall(r"^\| who gives \|.*?\n\n", page.read_text(), re.M | re.S) for page in pages]
+    assert [len(found) for found in tables] == [1, 1]
+    assert tables[0] == tables[1]
+
+
 def test_the_installed_command_is_given_words_that_it_knows() -> None:
     page = (DEPLOY / "README.md").read_text().replace("\\\n", " ")
     told = [shlex.split(words) for words in re.findall(r"/bin/fedglia ([^`\n]+)", page)]
