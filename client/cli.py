@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from common.errors import InputError
-from common.terminal import printable
+from common.terminal import printable, says_yes
 
 if TYPE_CHECKING:
     from client.trust import Trust
@@ -240,7 +240,7 @@ def approve(site_option: Path | None, plan: str, yes: bool) -> None:
     click.echo(approval.words(wanted, opened))
     for excess in approval.refused_now(wanted, opened):
         click.echo(f"{click.style('REFUSED ANYWAY', fg='red')} [{excess.code}]: {excess.words}", err=True)
-    if not yes and not _says_yes("May this plan run here?"):
+    if not yes and not says_yes("May this plan run here?"):
         click.echo("not approved; nothing was recorded")
         raise click.exceptions.Exit(1)
     given = approval.approve(opened, wanted)
@@ -357,15 +357,6 @@ def ledger_verify(site_option: Path | None, expected: str | None) -> None:
         click.echo(f"{click.style(mark, fg=MARKS[mark])}  {file}: {found.words}; head {found.head.hash}")
     if not whole:
         raise click.exceptions.Exit(1)
-
-
-def _says_yes(question: str) -> bool:
-    """What a person says; nobody there (no terminal, Ctrl-D) and Ctrl-C are a no."""
-    try:
-        return click.confirm(question)
-    except click.Abort:
-        click.echo("\nno answer came: answer in a terminal, or give --yes once you have read the above")
-        return False
 
 
 def _trusted(found: Trust) -> str:

@@ -1,6 +1,8 @@
-"""Text that somebody else wrote, before it is shown on a terminal: control characters could steer it."""
+"""A terminal: text that somebody else wrote, whose control characters could steer it, and questions."""
 
 from __future__ import annotations
+
+import click
 
 
 def printable(text: str, *, longest: int | None = None) -> str:
@@ -12,3 +14,12 @@ def printable(text: str, *, longest: int | None = None) -> str:
     """
     cut = text if longest is None else text[:longest]
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in cut)
+
+
+def says_yes(question: str) -> bool:
+    """What a person says; nobody there (no terminal, Ctrl-D) and Ctrl-C are a no."""
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        click.echo("\nno answer came: answer in a terminal, or give --yes once you have read the above")
+        return False

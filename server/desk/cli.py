@@ -35,8 +35,8 @@ def rounds() -> None:
     fedglia rounds start PLAN
     fedglia rounds watch
     RUN is a run's name; without it the run started last is meant, to resume the last that is not completed.
-    Exit status: 0 done; 1 the hub is not running, or a run could not go on and can be resumed; 2 something
-    given cannot be used, and nothing was started; 130 a person stopped the run.
+    Exit status: 0 done; 1 you said no, the hub is not running, or a run could not go on and can be resumed;
+    2 something given cannot be used, and nothing was started; 130 a person stopped the run.
     """  # noqa: D301 - click reads the character \b, not a backslash
 
 
@@ -56,6 +56,7 @@ def rounds_start(
     with a --start FILE that the plan does not name, that is the plan written to the run's plan.toml.
     """
     from common import plan as plans
+    from common.terminal import says_yes
     from server.desk import launch
     from server.desk.reading import admitted, connections
 
@@ -70,9 +71,9 @@ def rounds_start(
         click.echo(
             f"this is not the plan as it was written ({written.sha256[:12]}): sites must approve this one"
         )
-    if not yes and not click.confirm("start this run?"):
+    if not yes and not says_yes("start this run?"):
         click.echo("nothing was started")
-        return
+        sys.exit(1)
     made = launch.make(hub, effective, named, start_file=start_file)
     if effective.sha256 != written.sha256:
         click.echo(f"send this file to the sites, for fedglia site approve: {made / 'plan.toml'}")

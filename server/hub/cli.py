@@ -131,6 +131,7 @@ def hub_admit(file: Path, folder: Path | None, yes: bool) -> None:
     2 the file, the name or the key cannot be used.
     """
     from common.certificates import key_fingerprint
+    from common.terminal import says_yes
     from server.hub import admissions
     from server.hub.folder import find_hub
 
@@ -139,7 +140,7 @@ def hub_admit(file: Path, folder: Path | None, yes: bool) -> None:
     click.echo(f"site {join.site}, key {key_fingerprint(join.public_key)}")
     for line in admissions.version_differences(join):
         click.echo(f"warning: {line}; the site's doctor says whether they fit: fedglia site check", err=True)
-    if not yes and sys.stdin.isatty() and not click.confirm("is this the key that the site reads out?"):
+    if not yes and sys.stdin.isatty() and not says_yes("is this the key that the site reads out?"):
         click.echo("not admitted; nothing was changed")
         sys.exit(1)
     done = admissions.admit(found, join)

@@ -31,10 +31,11 @@ def test_what_people_are_told_to_type_is_sound_shell(page: Path) -> None:
 
 
 def test_what_is_handed_over_is_said_in_the_same_words_to_both_sides() -> None:
-    pages = [DEPLOY / "README.md", ROOT / "docs" / "coordinator-handbook.md"]
+    handbooks = [ROOT / "docs" / f"{name}-handbook.md" for name in ("coordinator", "site")]
+    pages = [DEPLOY / "README.md", *handbooks]
     tables = [re.findall(r"^\| who gives \|.*?\n\n", page.read_text(), re.M | re.S) for page in pages]
-    assert [len(found) for found in tables] == [1, 1]
-    assert tables[0] == tables[1]
+    assert [len(found) for found in tables] == [1, 1, 1]
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_the_installed_command_is_given_words_that_it_knows() -> None:

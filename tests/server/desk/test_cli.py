@@ -63,8 +63,11 @@ def test_runs_count_up_and_the_latest_is_meant(hub: Hub, desk: Desk, flower: Flo
 
 
 def test_nothing_is_started_without_a_yes(hub: Hub, desk: Desk, flower: Flower, plan_file: Path) -> None:
-    said = desk("start", str(plan_file), answer="n\n")
-    assert "nothing was started" in said.output
+    for answer in ("n\n", ""):  # the second is Ctrl-D, or a script without --yes
+        said = desk("start", str(plan_file), answer=answer)
+        assert said.exit_code == 1
+        assert "nothing was started" in said.output
+    assert "no answer came: answer in a terminal, or give --yes" in said.output
     assert list(hub.runs_folder.iterdir()) == []
     assert flower.runs == {}
 

@@ -97,6 +97,7 @@ class Terminal(io.StringIO):
     ("typed", "words", "status", "said"),
     [
         ("n\n", [], 1, "not admitted; nothing was changed"),
+        ("", [], 1, "not admitted; nothing was changed"),
         ("y\n", [], 0, "ssa is admitted"),
         ("", ["--yes"], 0, "ssa is admitted"),
     ],
