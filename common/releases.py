@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import load
 from common.errors import CheckpointError, InputError
 
 MODEL_FILE = "model.safetensors"
@@ -72,6 +71,8 @@ def verify(release: Release) -> None:
     Raises:
         CheckpointError: a file is missing, its digest differs, or the model names another plan.
     """
+    from common.checkpoint import load
+
     for file, key in ((MODEL_FILE, "model"), (CARD_FILE, "card")):
         stated = release.lineage.get(key)
         expected = stated.get("sha256") if isinstance(stated, Mapping) else None

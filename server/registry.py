@@ -11,11 +11,8 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from common.checkpoint import load, save
 from common.errors import InputError
 from common.files import write_atomic
 from common.releases import (
@@ -28,6 +25,9 @@ from common.releases import (
     digest,
     read_release,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def make_release(
@@ -94,6 +94,8 @@ def show(run_dir: Path, title: str) -> Release:
 
 
 def _write_files(folder: Path, lineage: dict[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
+    from common.checkpoint import load, save
+
     known = ("name", "version", "plan", "preset", "task", "spacing_mm", "round", "phantom_sites")
     save(
         folder / MODEL_FILE,

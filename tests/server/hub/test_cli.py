@@ -161,6 +161,7 @@ def test_what_only_shows_or_stops_does_without_pytorch(hub: Hub) -> None:
         ("rounds", "stop"): 2,
         ("rounds", "resume"): 1,
         ("rounds", "report"): 2,
+        ("release", "list", str(hub.runs_folder / "smoke-1")): 0,
     }
     done = subprocess.run(
         [sys.executable, "-c", LIGHT, json.dumps(list(asked))],
