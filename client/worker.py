@@ -33,9 +33,10 @@ from client.policy import Policy
 from client.site import open_site
 from common.errors import FedGliaError, RunError, SiteError
 from common.fleet import LONGEST_S
-from common.flower import Task, TaskSource, quicken
+from common.flower import quicken
 from common.process_table import end_with
 from common.service_logs import LINE, TIME, run_program
+from common.tasks import Task, TaskSource
 
 Answer = Callable[[Task], Message]
 Refuse = Callable[[Task, str], Message]

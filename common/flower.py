@@ -1,29 +1,33 @@
-"""Flower's private names, in one file; its contract test fails when another Flower changes them (0005).
+"""Flower's private names, in one place; its contract test fails when another Flower changes them (0005).
 
-What is touched and why: Flower waits for fixed times where a round lasts seconds, starts a Python process
-for each message, and runs whatever code a bundle holds. Here the waits are shorter, a warm process answers,
-and a bundle is one that this version would have made itself: settings, no code. `common.fleet` is the part
-that knows Flower's HTTP clients.
+What is touched and why: Flower waits for fixed times where a round lasts seconds, and runs whatever code a
+bundle holds. Here the waits are shorter, and a bundle is one that this version would have made itself:
+settings, no code. `common.fleet` knows Flower's HTTP clients, `common.tasks` a SuperNode's local API.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from common.fleet import Patience, successor, wary
+from common.fleet import Patience, successor
 
 if TYPE_CHECKING:
-    from flwr.app import Context, Message
+    from flwr.app import Message
+    from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+    from flwr.serverapp import Grid
     from flwr.supercore.run import Run
-    from flwr.supercore.runtime import RuntimeHttpClient
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -72,7 +76,6 @@ HANDED_OVER_S = 10.0
 """In which a worker hands the next part of a reply over, on the same machine, or has died over it."""
 
 _REPLY_PAUSE_S, _PART_PAUSE_S = 0.1, 0.02
-_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,20 @@ def quicken() -> None:
             raise AssertionError("pull_objects of this Flower has no back-off: not 1.41")
         defaults.update(initial_backoff=FIRST_BACKOFF_S, backoff_cap=LONGEST_BACKOFF_S)
     _replace(http_retry, "MAX_RETRY_DELAY", LONGEST_RETRY_S)
+
+
+def outlive_executor() -> None:
+    """In a ServerApp: go on when the SuperExec that started it dies, which Flower takes for a Ctrl-C.
+
+    It needs it no more, and another one is started. Any other SIGINT is heard as before.
+    """
+    executor, before = os.getppid(), signal.getsignal(signal.SIGINT)
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        if os.getppid() == executor and callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, heard)
 
 
 def supernode(
@@ -225,143 +242,37 @@ class _Pauses:
             time.sleep(seconds)
 
 
+def look(grid: Grid, message_ids: Sequence[str]) -> Mapping[str, Callable[[], Message | None]]:
+    """Which of these messages have a reply now -> what fetches it; Flower's own look fetches all in a row."""
+    from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+
+    told = cast(Any, grid)._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    found = {}
+    for reply, tree in zip(told.messages_list, told.message_object_trees, strict=True):
+        alone = PullAppMessagesResponse(messages_list=[reply], message_object_trees=[tree])
+        found[reply.metadata.reply_to_message_id] = partial(_fetch, grid, alone)
+    return found
+
+
+def _fetch(grid: Grid, told: PullAppMessagesResponse) -> Message | None:
+    """The one reply that a look has told of."""
+    own: Any = copy.copy(grid)
+    own._client = _Told(own._runtime_client, told)
+    return next(iter(own.pull_messages([])), None)
+
+
 @dataclass(frozen=True)
-class Task:
-    """One message for this site, and the bundle that came with its run.
+class _Told:
+    """Stands in for a grid's client: what it would be told by another look, it has been told."""
 
-    Attributes:
-        bundle: the bundle's bytes, never unpacked.
-        bundle_hash: what the hub says its SHA-256 is.
-        client: carries the token with which this task, and no other, may be answered.
-        connect: makes another one for the process that answers, a fork of the one that watches it: two
-            processes on one connection would mix up their words.
-        unreadable: whether the message holds nothing, because what came for it could not be read.
-    """
+    client: Any
+    told: PullAppMessagesResponse
 
-    message: Message
-    context: Context
-    bundle: bytes
-    bundle_hash: str
-    client: RuntimeHttpClient
-    connect: Callable[[], RuntimeHttpClient]
-    unreadable: bool = False
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.client, name)
 
-    def is_wanted(self) -> bool:
-        """Tell the SuperNode that the work goes on; False once it has given the task up or is gone."""
-        import httpx
-        from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
-
-        try:
-            return bool(self.client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
-        except httpx.HTTPStatusError:
-            return False
-        except httpx.TransportError:
-            return True  # it may only be busy; its deadline ends the work in any case
-
-    def answer(self, reply: Message) -> None:
-        """Hand the reply to the SuperNode, which sends it.
-
-        Raises:
-            ConnectionError: the SuperNode did not take it.
-        """
-        import httpx
-        from flwr.common.constant import SubStatus
-        from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
-        from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
-
-        client = self.connect()
-        try:
-            push_message(client, reply, self.context)
-            push_task_output(client, self.context, SubStatus.COMPLETED, "")
-        except (httpx.HTTPError, RuntimeError, ValueError, ObjectPushError) as error:
-            raise ConnectionError(f"the SuperNode did not take the reply ({type(error).__name__})") from None
-        finally:
-            client.close()
-
-
-class TaskSource:
-    """The SuperNode's local API, as a source of messages for this site.
-
-    Args:
-        address: HOST:PORT.
-        secret: shared with it; without it the SuperNode gives no task away.
-    """
-
-    def __init__(self, address: str, secret: bytes) -> None:
-        from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
-
-        signs = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})
-        self._address = address
-        self._client = _client(address, "SuperExec", signs)
-
-    def take(self) -> Task | None:
-        """The next message for this site; None if there is none.
-
-        Raises:
-            ConnectionError: no SuperNode answers, or it does not accept the secret, or what it gave cannot
-                even be answered.
-        """
-        import httpx
-        from flwr.proto.runtime_pb2 import AcquireTaskRequest
-        from flwr.supercore.constant import TaskType
-        from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
-
-        try:
-            given = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
-            if not given.HasField("task") or not given.token:
-                return None
-            signs = RuntimeTokenHttpInterceptor(given.token)
-            return _pull(partial(_client, self._address, "flwr-clientapp", signs))
-        except (httpx.HTTPError, RuntimeError, ValueError) as error:
-            raise ConnectionError(f"the SuperNode gives no task ({type(error).__name__})") from None
-
-
-def _pull(connect: Callable[[], RuntimeHttpClient]) -> Task:
-    """The task whose token a connection carries; unreadable where its message is no message."""
-    import httpx
-    from flwr.common.serde import context_from_proto, fab_from_proto, message_from_proto
-    from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
-    from flwr.supernode.runtime.run_clientapp import pull_task_input
-
-    client = connect()
-    heard: dict[str, Any] = {}
-    for name in ("PullTaskInput", "PullMessages"):
-        setattr(client, name, _overheard(client, name, heard))
-    try:
-        message, context, _, fab = pull_task_input(client)
-        return Task(message, context, fab.content, fab.hash_str, client, connect)
-    except (httpx.HTTPError, ObjectPullError) as error:
-        raise ConnectionError(f"the SuperNode gives no task ({type(error).__name__})") from None
-    except Exception as error:  # whatever an object says that is none, it is the hub's word
-        if not getattr(heard.get("PullMessages"), "messages_list", ()):
-            raise
-        log.error("a message cannot be read (%s)", type(error).__name__)
-    came, told = heard["PullTaskInput"], heard["PullMessages"]
-    message, fab = message_from_proto(told.messages_list[0]), fab_from_proto(came.fab)
-    message.metadata.__dict__["_message_id"] = told.message_object_trees[0].object_id
-    context = context_from_proto(came.context)
-    return Task(message, context, fab.content, fab.hash_str, client, connect, unreadable=True)
-
-
-def _overheard(client: RuntimeHttpClient, name: str, heard: dict[str, Any]) -> Callable[[object], object]:
-    """A call of a client that also keeps the answer."""
-    call = getattr(client, name)
-
-    def keep(request: object) -> object:
-        heard[name] = call(request)
-        return heard[name]
-
-    return keep
-
-
-def _client(address: str, component: str, interceptor: object) -> RuntimeHttpClient:
-    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-    from flwr.supercore.runtime import RuntimeHttpClient
-
-    named = RuntimeVersionHttpInterceptor(component_name=component)
-    return wary(RuntimeHttpClient).from_server_address(
-        address, insecure=True, root_certificates=None, interceptors=[named, cast(Any, interceptor)]
-    )
+    def PullMessages(self, request: object) -> PullAppMessagesResponse:  # noqa: N802 - Flower's name
+        return self.told
 
 
 def _replace(module: object, name: str, value: object) -> None:

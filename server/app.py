@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common import wire
 from common.errors import FedGliaError, InputError, QuorumError, StoppedError
-from common.flower import quicken
+from common.flower import outlive_executor, quicken
 from common.instruction import Instruction
 from common.learning.finetuning import trainable_names
 from common.models.network import build
@@ -54,6 +54,7 @@ def main(grid: Grid, context: Context) -> None:
     name = str(context.run_config.get("run") or "")
     if name:
         quicken()
+        outlive_executor()
     folder = _deployed_folder(name) if name else Path(os.environ[RUN_VARIABLE])
     with opened(folder, listen=_tell_listeners) as run:
         roster = Roster()

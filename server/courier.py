@@ -19,13 +19,13 @@ from flwr.common.constant import ErrorCode
 
 from common import wire
 from server.answers import OVERDUE, Answer, no_answer, read
-from server.link import Link, result_of
+from server.link import Found, Link, result_of
 
 WORKER_DIED = "worker-died"
 """The code of a site whose process was killed at work, which another process may do better."""
 MOST_TRIES = 3
 """How often a question is sent to a site that loses it each time."""
-POLL_S = 0.1
+POLL_S = 0.15
 LONGEST_POLL_S = 2.0
 SHORTEST_REST_S = 0.005
 PATIENCE = 0.01
@@ -40,12 +40,12 @@ class _Letter:
 
     Attributes:
         pushed: its id, once the SuperLink has it.
-        pulled: the look that is under way, or the last one.
-        looked_at: when that look began, `time.monotonic` seconds.
+        look: the last look for its reply.
+        looked_at: when that began, `time.monotonic` seconds.
     """
 
     pushed: Future[str]
-    pulled: Future[Message | None] | None = None
+    look: Future[Found] | None = None
     looked_at: float = 0.0
 
     @property
@@ -54,14 +54,20 @@ class _Letter:
         return result_of(self.pushed) if self.pushed.done() else None
 
     @property
-    def under_way(self) -> Future[str] | Future[Message | None] | None:
-        if not self.pushed.done():
-            return self.pushed
-        return None if self.pulled is None or self.pulled.done() else self.pulled
+    def pulled(self) -> Future[Message | None] | None:
+        """The reply that the last look found."""
+        found = result_of(self.look) if self.look is not None and self.look.done() else None
+        return (found or {}).get(self.message_id or "")
+
+    @property
+    def under_way(self) -> Future[Any] | None:
+        """What has not come back yet, of pushing, looking and pulling."""
+        calls = (self.pushed, self.look, self.pulled)
+        return next((call for call in calls if call is not None and not call.done()), None)
 
     def reply(self) -> Message | None:
-        done = self.pulled is not None and self.pulled.done()
-        return result_of(self.pulled) if done and self.pulled is not None else None
+        pulled = self.pulled
+        return result_of(pulled) if pulled is not None and pulled.done() else None
 
 
 @dataclass
@@ -152,6 +158,8 @@ def carry(
                 yield answer
         if errands and enough() and all(_is_gone(errand, link) for errand in errands.values()):
             break
+        if tour.may_look:
+            _look(errands.values(), link)
         _rest(errands.values(), tour)
     for errand in errands.values():
         yield _unanswered(errand, tour)
@@ -166,9 +174,6 @@ def _step(errand: _Errand, tour: _Tour) -> Answer | None:
         return _send(errand, tour)
     if errand.activated != tour.link.online[errand.node].activated:
         _ask_if_lost(errand, tour)
-    if tour.may_look and tour.link.may_look(errand.node):
-        for letter in errand.letters():
-            _look(letter, tour)
     return None
 
 
@@ -250,12 +255,15 @@ def _message(errand: _Errand, content: RecordDict, kind: str, tour: _Tour) -> Me
     return Message(content, dst_node_id=errand.node, message_type=kind, ttl=tour.left_s)
 
 
-def _look(letter: _Letter, tour: _Tour) -> None:
-    """Begin a look for the reply, unless one is under way."""
-    message_id = letter.message_id
-    if message_id and letter.under_way is None:
-        letter.looked_at = time.monotonic()
-        letter.pulled = tour.link.pull(message_id)
+def _look(errands: Iterable[_Errand], link: Link) -> None:
+    """Begin one look for the replies to all letters of which nothing is under way."""
+    safe = [errand for errand in errands if link.may_look(errand.node)]
+    letters = [letter for errand in safe for letter in errand.letters() if letter.under_way is None]
+    asked = {letter.message_id: letter for letter in letters if letter.message_id and not letter.reply()}
+    if asked:
+        look, now = link.look(list(asked)), time.monotonic()
+        for letter in asked.values():
+            letter.look, letter.looked_at = look, now
 
 
 def _is_gone(errand: _Errand, link: Link) -> bool:

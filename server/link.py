@@ -1,13 +1,15 @@
 """The deployed hub's line to Flower's SuperLink, whose calls may last long: none of them is waited for here.
 
-A call retries for as long as the SuperLink is away, and a look for a reply lasts as long as the reply is
-being uploaded. Each call has a thread of its own, so that one slow uplink holds up nobody else and every
-wait of the hub ends when it should.
+A call retries for as long as the SuperLink is away, and fetching a reply lasts as long as it is being
+uploaded. Each call has a thread of its own, so that one slow uplink holds up nobody else and every wait of
+the hub ends when it should. One look asks about all that is expected: a request costs the SuperLink about
+15 ms, whatever is in it.
 
 What Flower does, read in its source and relied on:
 a look for the reply of a node that is offline deletes the question and any reply: only who is on a list of
 the nodes that came just now is looked at, and a SuperLink that is away gives no list;
-a reply that was seen belongs to whoever saw it first: a look that began is never given up;
+a reply that was seen belongs to whoever saw it first: a look that began is never given up, and nothing is
+looked for twice at a time;
 `last_activated_at` changes whenever a node was gone for a while, restarted or not.
 """
 
@@ -15,16 +17,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import httpx
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from common.errors import RunError
+from common import flower
+from common.envelope import seal, unseal
+from common.errors import RefusedUpdate, RunError
 
 GONE_S = 15.0
 """A node that stays offline for so long is gone. A SuperLink that was away itself calls its nodes offline
@@ -33,6 +38,10 @@ SURE_S = 1.0
 """A node is looked at only where its heartbeats let it count as online for so long still."""
 
 T = TypeVar("T")
+Look = Callable[[Grid, Sequence[str]], Mapping[str, Callable[[], Message | None]]]
+"""Which of these messages have a reply now -> what fetches it."""
+Found = Mapping[str, "Future[Message | None]"]
+"""Message -> its reply, which is being fetched."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Link:
 
     Args:
         grid: Flower's grid of a deployed run.
+        look: how replies are looked for.
 
     Attributes:
         online: node id -> who is there, by the last list.
@@ -67,8 +77,9 @@ class Link:
         listed_at: when the last list was asked for, `time.monotonic` seconds.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, look: Look = flower.look) -> None:
         self._grid = grid
+        self._look = look
         self._listing: Future[dict[int, Node]] | None = None
         self.listed_at = float("-inf")
         self._offline_since: dict[int, float] = {}
@@ -124,11 +135,17 @@ class Link:
 
     def push(self, message: Message) -> Future[str]:
         """Send a message; its id, empty where the SuperLink did not take it."""
+        message.content = seal(message.content)
         return begun(lambda: next(iter(self._grid.push_messages([message])), "") or "")
 
-    def pull(self, message_id: str) -> Future[Message | None]:
-        """Look for the reply to a message; None where there is none yet."""
-        return begun(lambda: next(iter(self._grid.pull_messages([message_id])), None))
+    def look(self, message_ids: Sequence[str]) -> Future[Found]:
+        """Look for the replies to messages; those that are there are being fetched, each by itself."""
+
+        def fetches() -> Found:
+            found = self._look(self._grid, message_ids)
+            return {message_id: begun(partial(_opened, fetch)) for message_id, fetch in found.items()}
+
+        return begun(fetches)
 
     def _list(self) -> dict[int, Node]:
         return {
@@ -144,6 +161,17 @@ class Link:
             self._offline_since.pop(node, None)
         self.online = nodes
         self.knows_who_is_online = True
+
+
+def _opened(fetch: Callable[[], Message | None]) -> Message | None:
+    """A reply with the content that its site gave it; without any where it cannot be read."""
+    reply = fetch()
+    if reply is not None and not reply.has_error():
+        try:
+            reply.content = unseal(reply.content)
+        except RefusedUpdate:
+            reply.content = RecordDict()
+    return reply
 
 
 def begun(call: Callable[[], T]) -> Future[T]:

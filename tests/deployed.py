@@ -1,17 +1,16 @@
 """A SuperLink and its sites as threads, which behave as Flower 1.41 was read and seen to behave.
 
-A look for a reply blocks while it is uploaded, and everything blocks while the SuperLink is away; a look
+Fetching a reply blocks while it is uploaded, and everything blocks while the SuperLink is away; a look
 for the reply of an offline node deletes question and reply; a node works on one message after the other;
 a node that dies forgets what it was at, and has another `last_activated_at` when it is back.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -24,6 +23,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from common.envelope import seal, unseal
+from server.link import Link
 from simulation.grid import HUB_NODE, assume_identity
 from tests.stub_sites import SITES, StubSites
 
@@ -197,22 +198,37 @@ class SuperLink(Grid):
         return identity
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        (identity,) = message_ids
+        raise NotImplementedError
+
+    def link(self) -> Link:
+        """A hub's line to here."""
+        return Link(self, look=lambda _, message_ids: self.look(message_ids))
+
+    def look(self, message_ids: Sequence[str]) -> Mapping[str, Callable[[], Message]]:
+        """What fetches the replies that are there."""
         with self._call(), self._lock:
-            question = self._questions.get(identity)
-            if question is None:
-                return [_error(identity, ErrorCode.MESSAGE_UNAVAILABLE)]
-            site = self.nodes[question.metadata.dst_node_id]
-            if not site.online:
-                del self._questions[identity]
-                self._replies.pop(identity, None)
-                return [_error(identity, ErrorCode.NODE_UNAVAILABLE)]
-            reply = self._replies.pop(identity, None)
-            if reply is None:
-                return []
+            found = {identity: self._find(identity) for identity in message_ids}
+        return {identity: fetch for identity, fetch in found.items() if fetch is not None}
+
+    def _find(self, identity: str) -> Callable[[], Message] | None:
+        question = self._questions.get(identity)
+        if question is None:
+            return lambda: _error(identity, ErrorCode.MESSAGE_UNAVAILABLE)
+        site = self.nodes[question.metadata.dst_node_id]
+        if not site.online:
             del self._questions[identity]
-        time.sleep(site.upload_s)  # a process that ends does not wait for it
-        return [reply]
+            self._replies.pop(identity, None)
+            return lambda: _error(identity, ErrorCode.NODE_UNAVAILABLE)
+        reply = self._replies.pop(identity, None)
+        if reply is None:
+            return None
+        del self._questions[identity]
+
+        def fetch() -> Message:
+            time.sleep(site.upload_s)  # a process that ends does not wait for it
+            return reply
+
+        return fetch
 
     def _live(self, site: Site) -> None:
         while not self._closed:
@@ -250,11 +266,14 @@ def _stub(sites: StubSites) -> Reply:
     app: ClientApp = sites()
 
     def answer(name: str, message: Message) -> Message:
-        content = copy.deepcopy(message.content)
+        content = unseal(message.content)
         own = Message(content, metadata=message.metadata)  # type: ignore[call-overload]
         context = Context(
             1, message.metadata.dst_node_id, cast(Any, {"name": name}), RecordDict(), cast(Any, {})
         )
-        return app(own, context)
+        reply = app(own, context)
+        if reply.has_content():
+            reply.content = seal(reply.content)
+        return reply
 
     return answer

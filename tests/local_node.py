@@ -22,6 +22,7 @@ from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
 from common import flower, wire
+from common.envelope import seal
 
 SECRET = b"s" * 48
 NODE = 7
@@ -83,7 +84,7 @@ def put_message(
     state.store_run(run)
     state.store_fab(fab)
     assert state.create_task(task_type=task_type, run_id=5, fab_hash=fab.hash_str) is not None
-    content = RecordDict({"facts": wire.pack_metrics({"number": 1})})
+    content = seal(RecordDict({"facts": wire.pack_metrics({"number": 1})}))
     message = Message(content, dst_node_id=NODE, message_type="query.hello", ttl=ttl)
     store = factory.objectstore_factory.store()
     if garbled is None:

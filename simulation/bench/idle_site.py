@@ -20,10 +20,10 @@ from client.worker import work
 from common import instruction, wire
 from common.codec import CODECS
 from common.files import append_line
-from common.flower import Task, TaskSource
 from common.learning.finetuning import trainable_names
 from common.models.network import build
 from common.plan import Plan
+from common.tasks import Task, TaskSource
 
 PATIENTS = {"train": 10, "val": 2, "test": 3}
 SCORES = {"scores": {"dice": {"mean": 0.5}, "hd95_mm": {"mean": 5.0}, "cases": []}, "validation": 0.5}

@@ -20,7 +20,7 @@ from flwr.supercore.corestate import in_memory_corestate
 
 from client import limits, worker
 from common import wire
-from common.flower import Task, TaskSource
+from common.tasks import Task, TaskSource
 from simulation.grid import assume_identity
 from tests.local_node import SECRET, put_message, serving
 
@@ -304,7 +304,7 @@ import os, time
 from pathlib import Path
 from types import SimpleNamespace
 from client import worker
-from common.flower import Task
+from common.tasks import Task
 metadata = SimpleNamespace(created_at=time.time(), ttl=60.0)
 message = SimpleNamespace(metadata=metadata)
 task = SimpleNamespace(message=message, is_wanted=lambda: True, answer=lambda reply: None, unreadable=False)

@@ -5,28 +5,41 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import os
+import signal
 import sys
 import threading
 import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flwr
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common import constant as constant_of_flower
 from flwr.common.constant import ErrorCode
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+from flwr.serverapp import Grid
+from flwr.supercore import app_utils, constant
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.retry import http_retry
+from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate import NodeStateFactory
 
 from common import fleet, flower, wire
+from common.tasks import TaskSource
 from tests.local_node import SECRET, LocalNode, node_state, put_message, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,24 +69,40 @@ def test_flowers_loop_still_sleeps_where_pauses_are_put() -> None:
 
 
 def test_quicken_shortens_the_back_off_that_flower_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vars(http_retry)["MAX_RETRY_DELAY"] == 20
-    monkeypatch.setattr(http_retry, "MAX_RETRY_DELAY", 20)  # put back at the end
+    assert (constant.PULL_INITIAL_BACKOFF, constant.PULL_BACKOFF_CAP) == (1, 10)
+    assert constant_of_flower.MAX_RETRY_DELAY == 20
+    monkeypatch.setattr(http_retry, "MAX_RETRY_DELAY", 20)  # another test may have quickened this process
+    defaults = {"initial_backoff": 1, "backoff_cap": 10}
     functions: tuple[Any, ...] = (
         inflatable_utils.pull_objects,
         inflatable_utils.pull_and_inflate_object_from_tree,
     )
-    before = [dict(function.__kwdefaults__) for function in functions]
-    assert all(found["initial_backoff"] == 1 and found["backoff_cap"] == 10 for found in before)
+    for function in functions:
+        monkeypatch.setattr(function, "__kwdefaults__", {**function.__kwdefaults__, **defaults})
+    flower.quicken()
+    for function in functions:
+        now = function.__kwdefaults__
+        assert (now["initial_backoff"], now["backoff_cap"]) == (0.05, 2.0)
+    waits = http_retry.make_simple_http_retry_invoker().wait_gen_factory()
+    assert [next(waits) for _ in range(5)] == [1, 2, 4, 5, 5]
+
+
+def test_a_serverapp_outlives_its_executor_and_hears_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
-        flower.quicken()
-        for function in functions:
-            now = function.__kwdefaults__
-            assert (now["initial_backoff"], now["backoff_cap"]) == (0.05, 2.0)
-        waits = http_retry.make_simple_http_retry_invoker().wait_gen_factory()
-        assert [next(waits) for _ in range(5)] == [1, 2, 4, 5, 5]
+        flower.outlive_executor()
+        signal.raise_signal(signal.SIGINT)
+        assert heard == [signal.SIGINT]
+        monkeypatch.setattr(os, "getppid", lambda: 1)  # the executor is gone
+        signal.raise_signal(signal.SIGINT)
+        assert heard == [signal.SIGINT]
     finally:
-        for function, defaults in zip(functions, before, strict=True):
-            function.__kwdefaults__.update(defaults)
+        signal.signal(signal.SIGINT, before)
+
+
+def test_flower_still_takes_the_end_of_an_executor_for_a_ctrl_c() -> None:
+    assert "signal.raise_signal(signal.SIGINT)" in inspect.getsource(app_utils.start_parent_process_monitor)
 
 
 def test_a_name_that_is_gone_is_a_loud_failure() -> None:
@@ -132,6 +161,84 @@ def test_a_node_that_waited_in_vain_is_started_again(monkeypatch: pytest.MonkeyP
     assert flower.supernode([], on_heard=fleet.nobody) == flower.LOOP_ENDED
 
 
+# A look for replies, through Flower's own grid
+
+
+@dataclass
+class Told:
+    """Stands in for a grid's client: two replies, whose parts are there or are not.
+
+    Attributes:
+        asked: names of the calls, in order.
+        parts: what can be pulled; another part is not there, and never will be.
+    """
+
+    replies: list[Message]
+    parts: dict[str, bytes]
+    asked: list[str] = field(default_factory=list)
+
+    def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
+        self.asked.append("look")
+        wanted = [each for each in self.replies if each.metadata.reply_to_message_id in request.message_ids]
+        return PullAppMessagesResponse(
+            messages_list=[message_to_proto(remove_content_from_message(each)) for each in wanted],
+            message_object_trees=[get_object_tree(each) for each in wanted],
+        )
+
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:
+        content = self.parts.get(request.object_id)
+        return PullObjectResponse(
+            object_found=content is not None, object_available=True, object_content=content or b""
+        )
+
+    def ConfirmMessageReceived(self, request: object) -> None:
+        self.asked.append("confirm")
+
+
+@pytest.fixture
+def told() -> Told:
+    identity = cast(Any, TaskIdentity)
+    identity.task_id, identity.run_id, identity.node_id = 1, 5, 1
+    replies = []
+    for word in ("first", "second"):
+        question = Message(RecordDict(), dst_node_id=7, message_type="query")
+        question.metadata.__dict__["_message_id"] = word
+        reply = Message(RecordDict({"facts": wire.pack_metrics({"to": word})}), reply_to=question)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        replies.append(reply)
+    parts = {key: part.deflate() for each in replies for key, part in get_all_nested_objects(each).items()}
+    return Told(replies, parts)
+
+
+def grid_with(told: Told) -> Grid:
+    grid = HttpGrid(token="t")
+    grid.set_run(Run.create_empty(5))
+    grid.__dict__["_client"] = told
+    return grid
+
+
+def test_one_look_asks_about_all_and_each_reply_is_fetched_by_itself(told: Told) -> None:
+    found = flower.look(grid_with(told), ["first", "second", "third"])
+    assert told.asked == ["look"]
+    assert set(found) == {"first", "second"}
+    for word in ("second", "first"):
+        reply = found[word]()
+        assert reply is not None
+        assert wire.read_metrics(reply.content, "facts") == {"to": word}
+    assert told.asked == ["look", "confirm", "confirm"]
+
+
+def test_a_reply_whose_parts_are_gone_is_an_error_and_harms_no_other(told: Told) -> None:
+    gone, there = told.replies
+    del told.parts[gone.metadata.message_id]
+    found = flower.look(grid_with(told), ["first", "second"])
+    lost, whole = found["first"](), found["second"]()
+    assert lost is not None
+    assert lost.error.code == ErrorCode.MESSAGE_UNAVAILABLE
+    assert whole is not None
+    assert whole.metadata.message_id == there.metadata.message_id
+
+
 # The SuperNode's local API, as Flower ships it, and our source of tasks
 
 
@@ -144,7 +251,7 @@ def node() -> Iterator[LocalNode]:
 
 def test_a_message_is_taken_with_its_bundle_and_answered(node: LocalNode) -> None:
     factory, address = node
-    source = flower.TaskSource(address, SECRET)
+    source = TaskSource(address, SECRET)
     assert source.take() is None
     put_message(factory)
     task = source.take()
@@ -164,7 +271,7 @@ def test_without_the_secret_no_message_is_given_away(node: LocalNode) -> None:
     factory, address = node
     put_message(factory)
     with pytest.raises(ConnectionError, match="gives no task"):
-        flower.TaskSource(address, b"x" * 48).take()
+        TaskSource(address, b"x" * 48).take()
 
 
 @pytest.mark.parametrize(
@@ -173,7 +280,7 @@ def test_without_the_secret_no_message_is_given_away(node: LocalNode) -> None:
 def test_a_message_that_is_none_can_be_answered_all_the_same(node: LocalNode, garbled: bytes) -> None:
     factory, address = node
     put_message(factory, garbled=garbled)
-    task = flower.TaskSource(address, SECRET).take()
+    task = TaskSource(address, SECRET).take()
     assert task is not None
     assert task.unreadable
     assert len(task.message.content) == 0
@@ -189,12 +296,12 @@ def test_what_cannot_even_be_answered_is_a_connection_error(
     put_message(factory)
     monkeypatch.setattr(RuntimeHttpClient, "PullMessages", lambda client, request: PullAppMessagesResponse())
     with pytest.raises(ConnectionError, match="gives no task"):
-        flower.TaskSource(address, SECRET).take()
+        TaskSource(address, SECRET).take()
 
 
 def test_a_supernode_that_is_not_there_is_a_connection_error() -> None:
     with pytest.raises(ConnectionError):
-        flower.TaskSource("127.0.0.1:9", SECRET).take()
+        TaskSource("127.0.0.1:9", SECRET).take()
 
 
 def reply_in_parts(factory: NodeStateFactory, address: str) -> tuple[Message, Any]:
@@ -262,7 +369,7 @@ def test_a_worker_that_died_over_its_reply_leaves_an_error_and_no_node_that_wait
 def test_the_process_that_answers_has_a_connection_of_its_own(node: LocalNode) -> None:
     factory, address = node
     put_message(factory)
-    task = flower.TaskSource(address, SECRET).take()
+    task = TaskSource(address, SECRET).take()
     assert task is not None
     task.client.close()  # as good as in use by another process
     task.answer(Message(wire.pack_refusal("canary", correlation="0" * 12), reply_to=task.message))

@@ -20,7 +20,6 @@ from server import courier as courier_module
 from server import link as link_module
 from server.answers import Answer
 from server.exchange import ask
-from server.link import Link
 from server.run import Run, create, opened
 from tests.deployed import Site, SuperLink
 from tests.stub_sites import LAYOUT, SITES, StubSites, plan_of
@@ -62,7 +61,7 @@ class Asked:
         self.answers: dict[str, Answer] = {}
         self.after_s: dict[str, float] = {}
         answers = ask(
-            Link(hub),
+            hub.link(),
             nodes,
             dict.fromkeys(nodes, question()),
             wire.ROUND,

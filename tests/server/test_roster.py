@@ -17,7 +17,6 @@ from common.errors import InputError, QuorumError
 from common.instruction import Instruction
 from server import app as hub
 from server import roster as roster_module
-from server.link import Link
 from server.roster import Roster, greet_newcomers, meet
 from server.run import Run, create, opened
 from simulation.grid import LocalGrid
@@ -40,7 +39,7 @@ def greet(run: Run, names: Mapping[str, str]) -> tuple[Roster, SuperLink]:
     with SuperLink(*SITES) as grid:
         for site, registered in names.items():
             grid.registered[site] = registered
-        greet_newcomers(Link(grid), run, words_of(run), roster, deadline_s=30)
+        greet_newcomers(grid.link(), run, words_of(run), roster, deadline_s=30)
     return roster, grid
 
 
@@ -78,7 +77,7 @@ def test_a_site_that_the_plan_does_not_name_is_not_asked(run: Run) -> None:
 def test_a_site_that_was_admitted_anew_replaces_its_old_node(run: Run) -> None:
     roster = Roster()
     with SuperLink(*SITES) as grid:
-        line = Link(grid)
+        line = grid.link()
         greet_newcomers(line, run, words_of(run), roster, deadline_s=30)
         old = grid.sites["ssa"].node
         grid.move("ssa", 999)
@@ -91,7 +90,7 @@ def test_a_site_that_refused_is_asked_again_later(run: Run) -> None:
     refuses = StubSites({"ssa": "refuses"}, kinds=(wire.HELLO,))
     roster = Roster()
     with SuperLink(*SITES, sites=refuses) as grid:
-        line = Link(grid)
+        line = grid.link()
         for _ in range(3):
             greet_newcomers(line, run, words_of(run), roster, deadline_s=30)
         assert grid.sites["ssa"].received == [wire.HELLO]
@@ -106,7 +105,7 @@ def test_a_site_that_does_not_answer_holds_up_fewer_rounds_each_time(run: Run) -
     roster = Roster()
     with SuperLink(*SITES) as grid:
         grid.sites["ssa"].work_s = 60.0
-        line = Link(grid)
+        line = grid.link()
         waits = []
         for _ in range(4):
             roster.turned_away = {}
@@ -123,7 +122,7 @@ def test_a_hub_without_a_quorum_waits_for_who_comes_late(run: Run, monkeypatch: 
             grid.sites[site].cut(unnoticed_s=0.0)
         later = threading.Timer(0.5, grid.sites["ssa"].come_back)
         later.start()
-        meet(Link(grid), run, words_of(run), roster, deadline_s=0.1)
+        meet(grid.link(), run, words_of(run), roster, deadline_s=0.1)
     assert list(roster.nodes) == [SITES[0], "ssa"]
 
 
@@ -144,7 +143,7 @@ def test_a_site_at_work_on_what_nobody_waits_for_is_met_when_it_is_done(
 
         later = threading.Timer(0.7, be_free)
         later.start()
-        meet(Link(grid), run, words_of(run), roster, deadline_s=0.2)
+        meet(grid.link(), run, words_of(run), roster, deadline_s=0.2)
     assert len(roster.nodes) >= 2
 
 
@@ -155,7 +154,7 @@ def test_a_hub_whose_sites_never_come_gives_up(tmp_path: Path, monkeypatch: pyte
         for site in SITES[1:]:
             grid.sites[site].cut(unnoticed_s=0.0)
         with pytest.raises(QuorumError, match=r"1 of 3 sites are usable.*missing: adult-b, ssa"):
-            meet(Link(grid), run, words_of(run), Roster(), deadline_s=0.1)
+            meet(grid.link(), run, words_of(run), Roster(), deadline_s=0.1)
 
 
 @pytest.mark.parametrize("name", ["../run", "/etc", "run/../run", "other", "Run", "a" * 99])

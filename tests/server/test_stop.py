@@ -30,6 +30,9 @@ PLAN = plan_of(rounds__count=3)
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(hub.RUNS_VARIABLE, str(tmp_path))
     monkeypatch.delenv(hub.ENGINE_VARIABLE, raising=False)
+    monkeypatch.setattr(hub, "Link", SuperLink.link)
+    for name in ("quicken", "outlive_executor"):  # they are for a process of a run's own
+        monkeypatch.setattr(hub, name, lambda: None)
     return tmp_path
 
 

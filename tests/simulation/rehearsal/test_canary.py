@@ -24,7 +24,7 @@ from flwr.clientapp import ClientApp
 from client import guard
 from client.site import open_site
 from client.worker import work
-from common.flower import TaskSource
+from common.tasks import TaskSource
 from common.plan import load
 from simulation.bench.idle_site import idle_app
 
