@@ -349,8 +349,8 @@ def test_a_reply_is_sent_once_the_worker_has_handed_over_the_whole_of_it(
             store.put(key, part.deflate())
 
     worker = threading.Thread(target=hand_over)
-    worker.start()
     began = time.monotonic()
+    worker.start()
     assert [each.metadata.message_id for each in sent_by(factory)] == [reply.metadata.message_id]
     assert time.monotonic() - began >= 0.05 * len(parts)
     worker.join()
