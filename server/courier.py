@@ -31,6 +31,9 @@ SHORTEST_REST_S = 0.005
 PATIENCE = 0.01
 """Pause between two looks for replies: this share of the time waited so far, within the bounds above."""
 
+HALF_REPLY_S = 15.0
+"""Longest that fetching a reply may go on when the site has sent all of a later one."""
+
 Tell = Callable[..., None]
 
 
@@ -210,7 +213,11 @@ def _judge(errand: _Errand, reply: Message, tour: _Tour) -> Answer | None:
 
 
 def _judge_probe(errand: _Errand, tour: _Tour) -> None:
-    """Send the question again where the site answers others, and a look after that found no reply."""
+    """Send the question again where the site answers others, and a look after that found no reply.
+
+    Nor is a reply waited for that came in half: a site sends one after the other, so that the rest of it will
+    not come once a later one is there.
+    """
     letter, probe = errand.letter, errand.probe
     if letter is None or probe is None:
         return
@@ -219,7 +226,10 @@ def _judge_probe(errand: _Errand, tour: _Tour) -> None:
             errand.probed_at = time.monotonic()
         elif probe.pushed.done() and not probe.message_id:
             errand.probe = None
-    elif letter.under_way is None and letter.looked_at > errand.probed_at:
+    elif letter.under_way is None:
+        if letter.looked_at > errand.probed_at:
+            errand.start_over()
+    elif letter.under_way is letter.pulled and time.monotonic() - errand.probed_at > HALF_REPLY_S:
         errand.start_over()
 
 

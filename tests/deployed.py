@@ -38,6 +38,7 @@ class Site:
     Attributes:
         work_s: how long it works on a message.
         upload_s: how long a reply is on its way after it was seen.
+        uploading: whether the hub ever began to fetch a reply of its.
         received: messages that it began to work on, by type.
     """
 
@@ -47,6 +48,7 @@ class Site:
     until: float = math.inf
     work_s: float = 0.0
     upload_s: float = 0.0
+    uploading: bool = False
     activated: int = 1
     letters: list[Message] = field(default_factory=list)
     received: list[str] = field(default_factory=list)
@@ -225,6 +227,7 @@ class SuperLink(Grid):
         del self._questions[identity]
 
         def fetch() -> Message:
+            site.uploading = True
             time.sleep(site.upload_s)  # a process that ends does not wait for it
             return reply
 

@@ -24,6 +24,7 @@ from simulation.rehearsal.victims import named, power_off, send, training
 AWAY_S = 10.0
 CUT_S = 20.0
 SLOW_BYTES_PER_S = 600_000
+UPLOADED_BYTES = 1_000_000
 DELAY_MS = 500
 RESET_SHARE = 0.2
 ORPHAN_S = 10.0
@@ -96,6 +97,23 @@ def killed(service: str, words: Words, *, at_hub: bool = False) -> Callable[[Sce
         return words
 
     return inject
+
+
+def kill_uploading(scene: Scene) -> Words:
+    """The site loses its node when part of its update is at the hub."""
+    link = scene.links[scene.hit]
+    link.weather = Weather(bytes_per_s=SLOW_BYTES_PER_S)
+    wait_for(lambda: training(scene.site) is None, within_s=ROUND_S, what="the end of training", every_s=0.02)
+    before = link.traffic.out_bytes
+    wait_for(
+        lambda: link.traffic.out_bytes - before > UPLOADED_BYTES,
+        within_s=ROUND_S,
+        what="a part of the update",
+        every_s=0.02,
+    )
+    send(scene.site.service_pids()["node"], signal.SIGKILL)
+    link.weather = Weather()
+    return f"node killed when {UPLOADED_BYTES / 1e6:.1f} MB of its update had left"
 
 
 def site_machine_gone(scene: Scene) -> Words:
@@ -243,6 +261,7 @@ _LOSS = frozenset({FOLDED, LOST})
 
 FAULTS: tuple[Fault, ...] = (
     Fault("site's node killed", killed("node", "node killed while the site trained"), also=was_asked_again),
+    Fault("site's node killed in an upload", kill_uploading, also=was_asked_again),
     Fault("site's worker killed", killed("worker", "worker killed while it trained"), also=was_asked_again),
     Fault("site's machine gone and back", site_machine_gone, also=was_asked_again),
     Fault("SuperLink killed", killed("link", "SuperLink killed", at_hub=True)),

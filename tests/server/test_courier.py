@@ -166,6 +166,27 @@ class TestSitesThatGo:
         assert asked.outcomes == ALL_ANSWERED
         assert site.received == [wire.ROUND, wire.HELLO, wire.ROUND]
 
+    def test_a_site_killed_in_its_upload_is_asked_again(
+        self, hub: SuperLink, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The half of its reply that came is waited for no longer than the site needs to answer another."""
+        monkeypatch.setattr(courier_module, "HALF_REPLY_S", 0.2)
+        site = hub.sites[SLOW]
+        site.upload_s = 60.0
+
+        def restart() -> None:
+            while not site.uploading:
+                time.sleep(0.005)
+            site.kill(unnoticed_s=0.0)
+            site.upload_s = 0.0
+            site.come_back()
+
+        threading.Thread(target=restart, daemon=True).start()
+        asked = Asked(hub)
+        assert asked.outcomes == ALL_ANSWERED
+        assert site.received == [wire.ROUND, wire.HELLO, wire.ROUND]
+        assert asked.seconds < SOON_S
+
     def test_a_site_restarted_between_two_looks_is_asked_again(
         self, hub: SuperLink, monkeypatch: pytest.MonkeyPatch
     ) -> None:
