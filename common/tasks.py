@@ -65,6 +65,7 @@ class Task:
         """
         import httpx
         from flwr.common.constant import SubStatus
+        from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
         from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
         from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
@@ -72,7 +73,8 @@ class Task:
         try:
             if reply.has_content():
                 reply.content = seal(reply.content)
-            push_message(client, reply, self.context)
+            with no_object_id_recompute():  # or each part is packed and hashed six times
+                push_message(client, reply, self.context)
             push_task_output(client, self.context, SubStatus.COMPLETED, "")
         except (httpx.HTTPError, RuntimeError, ValueError, ObjectPushError) as error:
             raise ConnectionError(f"the SuperNode did not take the reply ({type(error).__name__})") from None
