@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import uuid4
 
+import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
@@ -24,6 +25,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from common.envelope import seal, unseal
+from server import app as hub
 from server.link import Link
 from simulation.grid import HUB_NODE, assume_identity
 from tests.stub_sites import SITES, StubSites
@@ -257,6 +259,13 @@ class SuperLink(Grid):
             site.changed.wait_for(ended, timeout=site.work_s)
             site.changed.wait_for(lambda: ended() or site.connected)
             return site.life == life
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a deployed run's app work in a process that is not its own, over a SuperLink of these."""
+    monkeypatch.setattr(hub, "Link", SuperLink.link)
+    for name in ("quicken", "outlive_executor"):
+        monkeypatch.setattr(hub, name, lambda: None)
 
 
 def _error(identity: str, code: int) -> Message:

@@ -20,7 +20,7 @@ from server import app as hub
 from server.run import Event, Run, create
 from server.summary import write_summary
 from simulation.grid import LocalGrid
-from tests.deployed import SuperLink
+from tests.deployed import SuperLink, run_here
 from tests.stub_sites import SITES, StubSites, node_configs, plan_of
 
 PLAN = plan_of(rounds__count=3)
@@ -30,9 +30,7 @@ PLAN = plan_of(rounds__count=3)
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(hub.RUNS_VARIABLE, str(tmp_path))
     monkeypatch.delenv(hub.ENGINE_VARIABLE, raising=False)
-    monkeypatch.setattr(hub, "Link", SuperLink.link)
-    for name in ("quicken", "outlive_executor"):  # they are for a process of a run's own
-        monkeypatch.setattr(hub, name, lambda: None)
+    run_here(monkeypatch)
     return tmp_path
 
 

@@ -22,7 +22,7 @@ from server.desk.cli import rounds
 from server.hub import control
 from server.hub.folder import Hub, open_hub
 from server.run import is_open
-from tests.deployed import SuperLink
+from tests.deployed import SuperLink, run_here
 from tests.stub_sites import SITES, StubSites, plan_of
 
 ENDS_S = 30.0
@@ -90,6 +90,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 @pytest.fixture
 def flower(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flower]:
     flower = Flower(hub)
+    run_here(monkeypatch)
     monkeypatch.setattr(control, "start_run", flower.start_run)
     monkeypatch.setattr(control, "stop_run", lambda hub, number: flower.stopped.append(number))
     monkeypatch.setattr(control, "is_up", lambda hub: flower.up)
