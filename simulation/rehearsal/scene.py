@@ -21,7 +21,7 @@ Event = Mapping[str, Any]
 Fact = Callable[[Event], bool]
 
 ROUND_S = 180.0
-"""Longest wait for something to happen within a run: three deadlines of the plan."""
+"""Longest wait for something to happen within a run: four deadlines of the plan."""
 WELL_UNDER_WAY_S = 0.5
 
 
