@@ -175,6 +175,8 @@ def bad_weather(scene: Scene) -> Words:
     before = sum(link.traffic.resets for link in links)
     for link in links:
         link.weather = Weather(delay_ms=DELAY_MS, reset_share=RESET_SHARE)
+        link.cut()  # what is open stays as it was: all connect anew under this weather
+        link.mend()
     scene.await_event("round closed", round=3, within_s=2 * ROUND_S)
     for link in links:
         link.weather = Weather()

@@ -251,9 +251,11 @@ class Link:
 
 def doom(weather: Weather, *, seed: int, number: int) -> float:
     """After how many bytes connection `number` of a link is reset; infinity for one that is spared."""
-    rng = random.Random(f"{seed} {number}")
-    if rng.random() >= weather.reset_share:
+    first = random.Random(str(seed)).random()
+    so_far, with_it = (math.floor(first + weather.reset_share * count) for count in (number, number + 1))
+    if so_far == with_it:  # evenly spread, for a link that is opened seldom has its share too
         return math.inf
+    rng = random.Random(f"{seed} {number}")
     return math.exp(rng.uniform(math.log(_LEAST_BYTES), math.log(weather.reset_within_bytes)))
 
 

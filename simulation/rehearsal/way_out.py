@@ -47,13 +47,14 @@ def move_behind_proxy(scene: Scene) -> None:
     )
     proxy.start()
     scene.things.callback(proxy.stop)
-    scene.facts |= {"proxy": proxy, "network": network, "by_link": _links(scene)}
+    scene.facts |= {"proxy": proxy, "network": network}
     for name, site in list(scene.sites.items()):
         site.do("site", "stop")
         scene.things.callback(partial(_move_back, scene, site, _address(site, scene.hub.address)))
         prefix = network.prefix if network else ()
         scene.sites[name] = replace(site, environment={"https_proxy": proxy.url}, prefix=prefix)
         scene.sites[name].do("site", "start")
+    scene.facts["by_link"] = _links(scene)  # by now nobody is left who dials them
 
 
 def describe(scene: Scene) -> str:

@@ -126,11 +126,11 @@ def test_the_seed_says_which_connections_are_reset_mid_way(to_echo: Open) -> Non
 
 
 @given(share=st.floats(0, 1), seed=st.integers(0, 1000))
-def test_about_the_named_share_is_doomed_and_within_the_named_bytes(share: float, seed: int) -> None:
+def test_the_named_share_is_doomed_and_within_the_named_bytes(share: float, seed: int) -> None:
     weather = Weather(reset_share=share, reset_within_bytes=10_000)
     ends = [doom(weather, seed=seed, number=number) for number in range(400)]
     doomed = [end for end in ends if not math.isinf(end)]
-    assert abs(len(doomed) / 400 - share) < 0.15  # six standard deviations
+    assert abs(len(doomed) - 400 * share) <= 1
     assert all(255 < end <= 10_001 for end in doomed)
 
 
