@@ -39,7 +39,8 @@ app = ClientApp()
 def put_code_into(app: Path, canary: Path) -> None:
     """What somebody at the hub would do: the bundle of runs gets a file, and names it as what sites run."""
     settings = app / "pyproject.toml"
-    settings.write_text(settings.read_text().replace('"client.app:app"', '"wicked:app"'))
+    changed = settings.read_text().replace('"client.app:app"', '"wicked:app"')
+    settings.write_text(changed.replace('["pyproject.toml"]', '["pyproject.toml", "wicked.py"]'))
     (app / "wicked.py").write_text(CODE.format(canary=str(canary)))
 
 
@@ -100,8 +101,9 @@ def test_code_that_a_hub_sends_is_refused_unopened(tmp_path: Path) -> None:
         hub.do("hub", "stop", status=None, timeout_s=300)
 
     (line,) = refused
-    assert (line["code"], line["by"]) == ("bundle", "site")
+    assert (line["code"], line["by"]) == ("bundle", "guard")
     assert {event.get("site") for event in said} == {"a"}
-    assert list((hub.folder / "flower").rglob("wicked.py"))  # it was in the bundle that the run came with
+    stored = b"".join(file.read_bytes() for file in hub.folder.glob("state.db*"))
+    assert b"wicked.py" in stored  # as a name in the archive: it was in the bundle that the run came with
     assert not list(site.folder.rglob("wicked.py"))
     assert not canary.exists()
