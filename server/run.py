@@ -107,9 +107,7 @@ class Run:
 
     def last_round(self) -> int | None:
         """The last closed round, 0 where only the starting model is there, None where nothing is."""
-        files = (self.folder / "checkpoints").glob("round-*.safetensors")
-        found = (_CLOSED.fullmatch(file.name) for file in files)
-        return max((int(match[1]) for match in found if match), default=None)
+        return _last_round(self.folder)
 
     def close_round(
         self,
@@ -267,6 +265,20 @@ def is_open(folder: Path) -> bool:
     return is_locked(folder / "hub.lock")
 
 
+def has_lost_rounds(folder: Path) -> bool:
+    """Whether summary.json tells of closed rounds whose models are gone, as in a backup without runs."""
+    try:
+        told: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+        return len(told.get("rounds", ())) > (_last_round(folder) or 0)
+    except (OSError, ValueError):
+        return False
+
+
+def _last_round(folder: Path) -> int | None:
+    found = (_CLOSED.fullmatch(file.name) for file in (folder / "checkpoints").glob("round-*.safetensors"))
+    return max((int(match[1]) for match in found if match), default=None)
+
+
 def _interruptions(folder: Path) -> int:
     """Counted in the summary, which is written whenever a run is opened."""
     try:
@@ -296,4 +308,9 @@ def _check_resumable(folder: Path, plan: Plan, *, resume: bool) -> None:
         raise InputError(
             f"{folder.name}: was started with another plan ({found[:12]}, this one is {plan.sha256[:12]}); "
             "give the same plan and options, or name a new folder"
+        )
+    if has_lost_rounds(folder):
+        raise InputError(
+            f"{folder.name}: the models of its closed rounds are not there, as after a restore without them, "
+            "so it cannot be resumed; start a new run"
         )

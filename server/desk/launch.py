@@ -14,9 +14,10 @@ from common.errors import InputError, LockedError, PlanError, RunError
 from common.files import write_atomic
 from common.plan import Plan, parse
 from server.desk.reading import events_of, read_json, starts, starts_file, times_opened
+from server.desk.wording import NO_WAY_ON
 from server.hub import control
 from server.hub.folder import Hub
-from server.run import GIVEN_FILE, RUN_NAME, STOP_FILE, create, is_open
+from server.run import GIVEN_FILE, RUN_NAME, STOP_FILE, create, has_lost_rounds, is_open
 
 BEGIN_S = 90.0
 STOP_S = 60.0
@@ -151,7 +152,7 @@ def resume(hub: Hub, folder: Path, plan: Plan, *, say: Say = lambda line: None) 
 
     Raises:
         LockedError: that process was asked to stop.
-        InputError: it is completed.
+        InputError: it is completed, or the models of its closed rounds are not there.
         RunError: see `start`.
     """
     if is_open(folder):
@@ -160,6 +161,8 @@ def resume(hub: Hub, folder: Path, plan: Plan, *, say: Say = lambda line: None) 
         return False
     if read_json(folder / "summary.json").get("status") == "completed":
         raise InputError(f"run {folder.name}: is completed; start another: fedglia rounds start PLAN")
+    if has_lost_rounds(folder):
+        raise InputError(f"run {folder.name}: {NO_WAY_ON}")
     if plan.sha256 != (folder / "plan.sha256").read_text().strip():
         raise PlanError(f"run {folder.name}: its plan.toml is not the one that it began with; put it back")
     if not control.is_up(hub):

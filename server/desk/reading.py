@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from common.errors import InputError, RunError
 from server.desk.states import Facts
 from server.hub import admissions, control
 from server.hub.folder import Hub
-from server.run import RUN_NAME, is_open
+from server.run import RUN_NAME, has_lost_rounds, is_open
 
 STARTS = "desk"
 """HUB/desk/RUN.json: each time that a run was started. Not in the run directory, which has one writer."""
@@ -70,19 +70,20 @@ def read(hub: Hub, folder: Path, *, nodes: Mapping[str, str] | None = None) -> F
         PlanError: the run's plan.toml cannot be read.
     """
     summary, events = read_json(folder / "summary.json"), events_of(folder)
-    is_opened = is_open(folder)
+    is_opened, lost = is_open(folder), has_lost_rounds(folder)
     return Facts(
         name=folder.name,
         plan=plans.load(folder / "plan.toml"),
         events=events,
-        records=_records(folder),
+        records=summary.get("rounds", []) if lost else _records(folder),
         status=str(summary.get("status", "")),
         open=is_opened,
-        queued=not is_opened and _is_queued(folder, events),
+        queued=not is_opened and is_queued(folder),
         interruptions=int(summary.get("interruptions", 0)),
         admissions=admitted(hub),
         nodes=nodes,
         identity=str(read_json(folder / "run.json").get("identity", "")),
+        lost=lost,
     )
 
 
@@ -138,12 +139,12 @@ def _records(folder: Path) -> list[dict[str, Any]]:
     return [record for record in records if record]
 
 
-def _is_queued(folder: Path, events: Sequence[Mapping[str, Any]]) -> bool:
+def is_queued(folder: Path) -> bool:
     """Whether the desk started it, and Flower has had no time yet to begin."""
     known = starts(folder)
     if not known or time.time() - float(known[-1]["at"]) > QUEUED_S:
         return False
-    return times_opened(events) <= int(known[-1]["opened_before"])
+    return times_opened(events_of(folder)) <= int(known[-1]["opened_before"])
 
 
 def times_opened(events: Iterable[Mapping[str, Any]]) -> int:

@@ -35,6 +35,7 @@ class Facts:
         admissions: site -> "admitted" or "revoked"; a site that is not there was never admitted.
         nodes: site -> "online", "offline" or "registered"; None where the hub does not run.
         identity: by which the sites know the run.
+        lost: whether the models of closed rounds are gone, without which it cannot be resumed.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Facts:
     admissions: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[str, str] | None = None
     identity: str = ""
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Standing:
         rounds_left_s: estimate for the rounds that are left, from those that are closed.
         detail: why it failed, in words.
         identity: by which the sites know the run, in their records of what left.
+        resumable: whether `fedglia rounds resume` would go on with it.
     """
 
     run: str
@@ -105,6 +108,7 @@ class Standing:
     detail: str
     sites: tuple[Row, ...]
     identity: str = ""
+    resumable: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, for machines; keys are stable, more may come."""
@@ -154,6 +158,7 @@ def standing(facts: Facts, *, now: float) -> Standing:
         detail=played.detail if state in ("failed", "interrupted") else "",
         sites=rows,
         identity=facts.identity,
+        resumable=not active and state != "completed" and not facts.lost,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from server.desk.states import Row, Standing
-from server.desk.wording import RUN_STATES, duration, size
+from server.desk.wording import NO_WAY_ON, RUN_STATES, duration, size
 
 _HEADER = ("site", "state", "rounds", "loss", "val. Dice", "up", "down", "why")
 
@@ -38,6 +38,8 @@ def headline(found: Standing) -> str:
         return f"running, {place}" if found.doing.startswith("round") else f"running, {found.doing}, {place}"
     if found.state == "meeting sites":
         return f"meeting the sites; {found.quorum} of them are needed"
+    if not found.resumable and found.state not in ("queued", "completed"):
+        return f"{found.state} after {done}: {NO_WAY_ON}"
     if found.state == "interrupted":
         return f"interrupted after {done}: fedglia rounds resume {found.run}"
     return f"{found.state} after {done}: {RUN_STATES[found.state]}"
@@ -47,7 +49,7 @@ def remedies(found: Standing) -> Iterator[str]:
     """What somebody should do, the run first."""
     if found.detail:
         yield f"why: {found.detail}"
-    if found.state in ("failed", "stopped"):
+    if found.resumable and found.state in ("failed", "stopped"):
         yield f"to go on: fedglia rounds resume {found.run}"
     for row in found.sites:
         if row.remedy:

@@ -118,6 +118,11 @@ RUN_STATES: Mapping[str, str] = {
 }
 """Every state of a run."""
 
+NO_WAY_ON = (
+    "the models of its closed rounds are not in this hub, as after a restore from a backup without runs; it "
+    "cannot be resumed, start a new run: fedglia rounds start PLAN"
+)
+
 STAGE_WORDS: Mapping[str, str] = {
     "before": "judging the first model",
     "federated": "judging the global model",

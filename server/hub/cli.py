@@ -109,7 +109,8 @@ def hub_stop(folder: Path | None) -> None:
 def hub_status(folder: Path | None, as_json: bool) -> None:
     """Show processes, address, certificates, disk, sites and runs.
 
-    Exit status: 0 sites can connect; 1 they cannot, and the first lines say why; 2 no usable hub folder.
+    Exit status: 0 sites can connect, and the last run was not interrupted; 1 the first lines say what is
+    wrong; 2 no usable hub folder.
     """
     from server.hub.folder import find_hub
     from server.hub.standing import standing

@@ -11,8 +11,11 @@ from typing import Any
 
 from common import certificates, processes
 from common.errors import FedGliaError
+from server.desk.reading import is_queued
+from server.desk.wording import NO_WAY_ON
 from server.hub import admissions, control, running
 from server.hub.folder import Hub
+from server.run import has_lost_rounds, is_open
 
 CONNECTED = {"online": "connected", "offline": "disconnected", "registered": "never connected"}
 """Flower's word for a site -> ours."""
@@ -22,6 +25,7 @@ def standing(hub: Hub) -> dict[str, Any]:
     """Everything that `fedglia hub status --json` prints; its keys are stable, more may be added.
 
     `well` is whether sites can connect and nothing needs a person now; `problems` and `warnings` say why not.
+    Of the runs only the last is a problem where it was interrupted: who starts another has left the older.
 
     Raises:
         InputError: the authority or the admissions are missing or damaged.
@@ -37,6 +41,8 @@ def standing(hub: Hub) -> dict[str, Any]:
     )
     if unreachable is not None:
         problems.append(unreachable)
+    found = runs(hub)
+    problems += [_interrupted(hub, run["name"]) for run in found[-1:] if run["status"] == "interrupted"]
     expiring = running.expiry_warnings(hub)
     problems += [line for line in expiring if "has expired" in line]
     disk = shutil.disk_usage(hub.folder)
@@ -54,7 +60,7 @@ def standing(hub: Hub) -> dict[str, Any]:
         "certificate": {"expires": certificates.expiry(hub.pki / "edge.crt").isoformat()},
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
         "sites": _sites(hub, reachable=unreachable is None),
-        "runs": runs(hub),
+        "runs": found,
     }
 
 
@@ -94,12 +100,21 @@ def _run(folder: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         summary = json.loads((folder / "summary.json").read_text())
+    status = summary.get("status", "not begun")
+    if status == "running" and not is_open(folder) and not is_queued(folder):
+        status = "interrupted"
     return {
         "name": folder.name,
-        "status": summary.get("status", "not begun"),
+        "status": status,
         "rounds": len(summary.get("rounds", ())),
         "plan": summary.get("plan", {}).get("name"),
     }
+
+
+def _interrupted(hub: Hub, name: str) -> str:
+    if has_lost_rounds(hub.runs_folder / name):
+        return f"run {name}: was interrupted; {NO_WAY_ON}"
+    return f"run {name}: was interrupted, its process died: fedglia rounds resume {name}"
 
 
 def _age(folder: Path) -> float:

@@ -135,7 +135,7 @@ def test_every_command_exists(role: str) -> None:
         for key, probe in container.items()
         if key.endswith("Probe") and "exec" in probe
     ]
-    assert probes
+    assert bool(probes) == (role == "site")  # a run that waits for a person must not shut the sites out
     assert all(words[0] == "fedglia" for words in probes)
     for words in [*asked, *(words[1:] for words in probes)]:
         if not words[0].startswith("/"):

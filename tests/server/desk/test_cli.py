@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from common.plan import load
 from common.wire import ROUND
 from server.desk import cli, launch
 from server.hub.folder import Hub
-from server.run import is_open
+from server.run import create, is_open
 from tests.server.desk.conftest import Desk, Flower, ended, until
 from tests.stub_sites import StubSites, plan_of
 
@@ -188,6 +189,25 @@ def test_a_run_whose_process_died_can_be_resumed(
     desk("resume", "stub-1")
     until(lambda: ended(folder))
     assert summary(folder)["status"] == "completed"
+
+
+def test_a_run_restored_without_its_models_is_not_begun_anew(
+    hub: Hub, desk: Desk, flower: Flower, plan_file: Path
+) -> None:
+    desk("start", str(plan_file), "--yes")
+    folder = hub.runs_folder / "stub-1"
+    until(lambda: ended(folder))
+    (folder / "summary.json").write_text(json.dumps({**summary(folder), "status": "stopped"}))
+    for part in ("checkpoints", "rounds", "stages"):
+        shutil.rmtree(folder / part)
+    said = desk("status").output
+    assert "stopped after 2 of 2 rounds: the models of its closed rounds are not in this hub" in said
+    assert "rounds resume" not in said
+    with pytest.raises(InputError, match="cannot be resumed, start a new run: fedglia rounds start PLAN"):
+        desk("resume")
+    with pytest.raises(InputError, match="cannot be resumed; start a new run"):
+        create(folder, load(plan_file), resume=True)
+    assert len(flower.runs) == 1
 
 
 def test_a_run_that_failed_says_why(hub: Hub, desk: Desk, flower: Flower, plan_file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from common import certificates, cli, processes
 from common.plan import load
 from server.hub import admissions, running
 from server.hub.folder import Hub
-from server.run import create
+from server.run import create, exclusive
 from tests.server.hub.conftest import Joins, SuperLink
 
 
@@ -208,6 +209,26 @@ def test_runs_are_listed(fedglia: Fedglia, hub: Hub) -> None:
     out = fedglia("status", "--hub", hub.folder).out
     assert "demo-1: completed, 2 round(s) closed" in out
     assert "demo-2: not begun, 0 round(s) closed" in out
+
+
+def test_the_last_run_is_a_problem_where_its_process_died(fedglia: Fedglia, hub: Hub) -> None:
+    words = "PROBLEM  run demo-1: was interrupted, its process died: fedglia rounds resume demo-1"
+    folder = hub.runs_folder / "demo-1"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "round-0001.safetensors").touch()
+    (folder / "summary.json").write_text(json.dumps({"status": "running", "rounds": [{}]}))
+    with exclusive(folder / "hub.lock", what="run"):
+        at_work = fedglia("status", "--hub", hub.folder).out
+    assert "demo-1: running, 1 round(s) closed" in at_work
+    assert "was interrupted" not in at_work
+    out = fedglia("status", "--hub", hub.folder).out
+    assert "demo-1: interrupted, 1 round(s) closed" in out
+    assert words in out
+    shutil.rmtree(folder / "checkpoints")
+    assert "PROBLEM  run demo-1: was interrupted; the models" in fedglia("status", "--hub", hub.folder).out
+    os.utime(folder, (1, 1))
+    (hub.runs_folder / "demo-2").mkdir()
+    assert "was interrupted" not in fedglia("status", "--hub", hub.folder).out
 
 
 def test_backup_and_restore(fedglia: Fedglia, hub: Hub, tmp_path: Path) -> None:
