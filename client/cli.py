@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 MARKS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
-STATES = {"well": "green", "not connected": "yellow", "stopped": "red"}
+STATES = {"well": "green", "not connected": "yellow", "stopped": "red", "record changed": "red"}
 
 
 def at_site(command: click.decorators.FC) -> click.decorators.FC:
@@ -168,7 +168,8 @@ def stop(site_option: Path | None) -> None:
 def status(site_option: Path | None, as_json: bool) -> None:
     """Say whether the site runs and the hub sees it, what it works on, and what it refused lately.
 
-    Ends with status 0 if all is well; 1 if it does not run or is not connected; 2 for a wrong folder.
+    Ends with status 0 if all is well; 1 if it does not run, is not connected or a record was changed; 2 for a
+    wrong folder.
     """
     from client import status as standing
     from client.join import find_site
@@ -346,11 +347,11 @@ def ledger_verify(site_option: Path | None, expected: str | None) -> None:
 
     Ends with status 0 if they are; 1 if one was changed, and says at which line.
     """
-    from client import accounts, audit, chain
+    from client import accounts, chain, records
     from client.join import find_site
 
     folder, whole = find_site(site_option), True
-    for file in (accounts.FILE, audit.FILE):
+    for file in records.RECORDS:
         found = chain.verify(folder / file, expected=expected if file == accounts.FILE else None)
         whole = whole and found.bad_line is None
         mark = "PASS" if found.bad_line is None else "FAIL"

@@ -6,7 +6,8 @@ before it leaves. Whatever is wrong, the hub is told a code and an id; the words
 audit.jsonl says that it was refused.
 
 site.toml is read anew for each message, so an approval, its revocation or a withdrawal holds from the next
-message on. `answer` never raises: a site whose disk is full, or whose site.toml cannot be read, refuses.
+message on; so is every line of both records, and while one is not whole nothing runs. `answer` never raises:
+a site whose disk is full, or whose site.toml cannot be read, refuses.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client import audit, egress, refusal, repeats, withdrawal
+from client import audit, egress, records, refusal, repeats, withdrawal
 from client.keeping import sweep_daily
 from client.orders import Order, check, read
 from client.policy import Policy
@@ -67,6 +68,7 @@ def answer(
         policy = opened.policy or Policy()
         words = read(message)
         order = check(opened, policy, message, words)
+        records.check(folder)
         _limit_gpu(policy)
         training = order.kind == wire.ROUND
         tab = reserve(

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from client import records
 from client.join import check_format, connection
 from client.keeping import sweep
 from client.node import LAST_POLL
@@ -59,11 +60,14 @@ def prepare(folder: Path, *, only: str | None = None) -> Iterator[str]:
         only: the one process that starts; the worker needs no hub, and the node sees nothing to sweep.
 
     Raises:
-        SiteError: site.toml cannot be used, or the hub shows another authority than the pinned one.
+        SiteError: site.toml cannot be used, a record was changed, or the hub shows another authority than
+            the pinned one.
         UnreachableError: no authority is pinned and the hub does not answer.
     """
     check_format(folder)
     site, hub = open_site(folder), connection(folder)
+    if only != "node":  # it has nothing to do with records, and may not see them
+        records.check(folder)
     if only != "worker" and not (folder / CA_FILE).exists():
         found = trust(folder, hub.address)
         yield (

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from client import audit
+from client import audit, records
 from client.node import LAST_POLL
 from client.services import NAMES
 from client.site import Site, open_site
@@ -35,6 +35,7 @@ KNOWN = (
 """What a process's log says when it ends, and what that means here."""
 _TELLS = re.compile(r"error|exit code|exception|killed", re.IGNORECASE)
 _LINES = 60
+State = Literal["well", "not connected", "stopped", "record changed"]
 SHOWN, SHOWN_DAYS = 5, 7
 """Refusals that a glance shows: so many at most, and none that is older."""
 
@@ -45,7 +46,7 @@ class Standing:
 
     Attributes:
         state: `well`: it runs and the hub answers; `not connected`: it runs, the hub has not answered for
-            15 s; `stopped`: it does not run.
+            15 s; `stopped`: it does not run; `record changed`: whether it runs or not, nothing may leave.
         heard_s: seconds since the hub last answered; None: never.
         services: name -> pid, start, restarts and last exit of each process; empty where none is supervised.
         at_work: run, plan and last round of the message that is worked on, for how long it has been, what is
@@ -54,10 +55,11 @@ class Standing:
         refused: the last refusals of a week, the newest first; `refused_more` of that week are not among
             them, and `refused_older` came before. audit.jsonl has them all.
         disk_free_gb: in the site folder.
+        records: file -> what is wrong, of each record that was changed.
     """
 
     site: str
-    state: Literal["well", "not connected", "stopped"]
+    state: State
     hub: str
     heard_s: float | None
     services: dict[str, dict[str, Any]]
@@ -68,6 +70,7 @@ class Standing:
     refused_older: int
     withdrawn: int
     disk_free_gb: float
+    records: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, for machines."""
@@ -79,14 +82,15 @@ def look(folder: Path) -> Standing:
 
     Raises:
         SiteError: site.toml cannot be used.
+        RunError: a record cannot be opened.
     """
-    site = open_site(folder)
+    site, changed = open_site(folder), records.damaged(folder)
     found = {name: asdict(state) for name, state in processes.states(folder).items()}
     heard = heard_s(folder)
     refused = audit.refusals(folder, days=SHOWN_DAYS)
     return Standing(
         site=site.name,
-        state=_state(found, fresh=is_heard(folder)),
+        state="record changed" if changed else _state(found, fresh=is_heard(folder)),
         hub=site.hub,
         heard_s=None if heard is None else round(heard, 1),
         services=found,
@@ -97,6 +101,7 @@ def look(folder: Path) -> Standing:
         refused_older=refused.older,
         withdrawn=len(site.withdrawn),
         disk_free_gb=round(shutil.disk_usage(folder).free / 1e9, 1),
+        records=changed,
     )
 
 
@@ -113,6 +118,8 @@ def lines(found: Standing) -> Iterator[str]:
     if found.withdrawn:
         yield f"withdrawn   {found.withdrawn} patient(s)"
     yield f"disk        {found.disk_free_gb:g} GB free"
+    for file, wrong in found.records.items():
+        yield f"records     {file}: {wrong}. Nothing leaves until it is whole again"
     yield from _refused_words(found)
     if found.state != "well":
         yield "what to do  fedglia site " + ("start" if found.state == "stopped" else "check")
@@ -202,9 +209,7 @@ def moment(when: object) -> str:
     return f"{found.astimezone():%Y-%m-%d %H:%M:%S}" if found else str(when or "")
 
 
-def _state(
-    services: dict[str, dict[str, Any]], *, fresh: bool
-) -> Literal["well", "not connected", "stopped"]:
+def _state(services: dict[str, dict[str, Any]], *, fresh: bool) -> State:
     runs = all(services.get(name, {}).get("pid") for name in NAMES)
     if fresh and (runs or not services):  # no supervisor: containers or units run the two processes
         return "well"

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from client import guard
+from client import guard, records
 from client.app import app
 from client.limits import limit_memory
 from client.policy import Policy
@@ -262,7 +262,7 @@ def main(folder: Path) -> None:
     """Serve the site in `folder`.
 
     Raises:
-        SiteError: site.toml or the secret cannot be used.
+        SiteError: site.toml or the secret cannot be used, or a record was changed.
     """
     logging.basicConfig(level=logging.INFO, format=LINE, datefmt=TIME)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every look for a message
@@ -278,6 +278,7 @@ def main(folder: Path) -> None:
         return guard.refuse(folder, task.message, RunError(GIVEN_UP[code], code=code), by="worker")
 
     site = open_site(folder)
+    records.check(folder)
     source = TaskSource(f"127.0.0.1:{site.runtime_port}", _secret(folder))
     work(source, answer, refuse=refuse, resident=site.worker == "resident")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from client import accounts, audit, chain
+from client import chain, records
 from client.doctor.findings import Said, failed, passed, warned
 from client.doctor.subject import Subject
 from client.join import FORMAT, public_key
@@ -101,14 +101,14 @@ def check_withdrawn(subject: Subject) -> Iterator[Said]:
 
 def check_records(subject: Subject) -> Iterator[Said]:
     """Are the records of what left and what was decided as they were written?"""
-    for file, what in ((accounts.FILE, "what left"), (audit.FILE, "what was decided")):
+    for file, what in records.RECORDS.items():
         verdict = chain.verify(subject.folder / file)
         if verdict.bad_line is None:
             yield passed(f"record of {what}: {verdict.words}")
         else:
             yield failed(
                 f"record of {what}, {file}: {verdict.words}. Nothing leaves until it is whole again",
-                f"find out who changed it; then move {file} and its .head away together, and keep them",
+                f"find out who changed it; {records.mend(file)}",
             )
 
 

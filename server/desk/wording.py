@@ -61,7 +61,7 @@ WORDS: Mapping[str, Word] = {
     "hours": Word("outside the hours in which its hospital lets it work", "resume the run in those hours"),
     "policy": Word("its site.toml cannot be used", "ask the site: fedglia site check"),
     "gpu": Word("its hospital forbids the GPU that its process uses", "ask the site to restart"),
-    "ledger": Word("its own record of what was used is damaged", _SITE_LOG),
+    "ledger": Word("a record of its own is damaged or was changed", _SITE_LOG),
     "unknown-type": _VERSION,
     "schema": _VERSION,
     # its work

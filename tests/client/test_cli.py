@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from client import approval, audit, egress, keeping, services
+from client import approval, audit, egress, keeping, services, worker
 from client.cli import site
 from client.join import init_site
 from client.policy import Policy
@@ -24,7 +24,7 @@ from client.status import Standing, lines, look, why
 from client.trust import UnreachableError, trust
 from common import certificates, processes
 from common import plan as plans
-from common.errors import FedGliaError, InputError, LockedError
+from common.errors import FedGliaError, InputError, LockedError, SiteError
 from common.processes import ServiceState
 
 RUNNING = ServiceState(pid=os.getpid(), started_at=1.7e9, restarts=0, last_exit=None)
@@ -236,6 +236,23 @@ def test_a_process_that_cannot_begin_says_why_in_one_line(folder: Path, program:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(r"20[\d-]{8} [\d:]{8}[+-]\d{4} error: site: (no usable )?site\.toml .*", line)
+
+
+def test_neither_a_start_nor_a_worker_goes_on_with_a_changed_record(folder: Path) -> None:
+    """The node needs none."""
+    approved = folder / "audit.jsonl"
+    audit.note(folder, "approved", {"plan": "ab"})
+    audit.note(folder, "approved", {"plan": "cd"})
+    approved.write_text(approved.read_text().replace('"ab"', '"ef"'))
+    with pytest.raises(SiteError, match=r"audit\.jsonl: line 1 was changed"):
+        run(folder, "start")
+    with pytest.raises(
+        SiteError, match=r"audit\.jsonl: line 1 was changed.*audit\.head away together"
+    ) as raised:
+        worker.main(folder)
+    assert (raised.value.code, raised.value.exit_status) == ("ledger", 2)
+    (folder / "hub-ca.crt").write_text("")
+    assert list(services.prepare(folder, only="node")) == []
 
 
 def test_a_plan_that_the_policy_refuses_says_so_before_it_asks(folder: Path) -> None:

@@ -382,7 +382,7 @@ FAULTS: list[tuple[Callable[[World], None], str, str, str, str]] = [
     (open_folder, "folder", "WARN", "other users", "chmod 700"),
     (no_approval, "policy", "WARN", "no plan is approved", "fedglia site approve PLAN"),
     (two_sites, "policy", "WARN", "minimum_sites is 2", "minimum_sites = 3"),
-    (cut_record, "records", "FAIL", "line 1 was changed", "move audit.jsonl and its .head away"),
+    (cut_record, "records", "FAIL", "line 1 was changed", "move audit.jsonl and audit.head away"),
     (leave_draft, "leftovers", "WARN", "1 half-written file", "fedglia site start"),
     (leave_state, "leftovers", "WARN", "the state of 1 run", "fedglia site start"),
     (crash, "leftovers", "WARN", "did not stop in order", "fedglia site start"),

@@ -530,7 +530,7 @@ class TestItNeverRaises:
 
     @pytest.mark.parametrize("record", ["audit.jsonl", "egress.jsonl", "site.log", "state"])
     def test_a_record_that_cannot_be_written(self, site: Hospital, record: str) -> None:
-        """Nothing that trained leaves without a line; without an audit line nothing is withheld wrongly."""
+        """Nothing trains where a record cannot be read; a log is none, so nothing is withheld for it."""
         path = site.folder / record
         path.unlink(missing_ok=True)
         if record == "state":
@@ -539,7 +539,7 @@ class TestItNeverRaises:
             path.mkdir()
         code = site.code(site.message())
 
-        assert code == ("disk" if record in {"egress.jsonl", "state"} else None)
+        assert code == (None if record == "site.log" else "disk")
 
     def test_a_full_disk_lets_no_update_out(self, site: Hospital) -> None:
         site.ask(site.message())
@@ -570,6 +570,24 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("record", ["egress.jsonl", "audit.jsonl"])
+def test_a_byte_changed_in_a_records_first_line_stops_every_answer(site: Hospital, record: str) -> None:
+    """It ends where its head says, so lines can still be added: what is refused is noted."""
+    approve(site.site, plan_of(seed=7))
+    for _ in range(2):
+        assert site.code(site.message()) is None
+    file = site.folder / record
+    site.canary.unlink()
+    at = file.read_bytes().index(b"T")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:at] + b" " + whole[at + 1 :])
+
+    for kind in (wire.ROUND, wire.HELLO):
+        assert_refused(site, site.message(kind), "ledger")
+    assert "line 1 was changed" in site.audit()[-1]["words"]
+    assert f"{record}" in site.audit()[-1]["words"]
 
 
 class TestWhatLeaves:

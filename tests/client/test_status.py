@@ -173,3 +173,18 @@ def test_what_came_from_outside_steers_no_terminal(site: Hospital) -> None:
     assert shown.replace("\n", "").isprintable()
     assert "plan (100 times): " in shown
     assert len(shown) < 2000
+
+
+@pytest.mark.parametrize("file", ["egress.jsonl", "audit.jsonl"])
+def test_a_site_whose_record_was_changed_is_not_well(site: Hospital, file: str) -> None:
+    stamp(site)
+    for number in (1, 2):
+        chain.append(site.folder / file, {"event": "approved", "bytes": number})
+    record = site.folder / file
+    record.write_text(record.read_text().replace('"bytes":1', '"bytes":9'))
+    found = look(site.folder)
+
+    assert found.state == "record changed"
+    assert list(found.records) == [file]
+    assert any(line.startswith(f"records     {file}: line ") for line in lines(found))
+    assert list(lines(found))[-1] == "what to do  fedglia site check"
