@@ -6,11 +6,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.releases import Release
 
 FOLDER = click.Path(path_type=Path)
 
@@ -53,13 +56,17 @@ def release_list(run: str, hub: Path | None, as_json: bool) -> None:
 @click.argument("title", metavar="NAME-VERSION")
 @click.option("--json", "as_json", is_flag=True, help="Print the lineage instead of the card.")
 def release_show(run: str, hub: Path | None, title: str, as_json: bool) -> None:
-    """Print a release's model card, after checking that its files are those that its lineage names."""
+    """Print a release's model card and the SHA-256 of its model, after checking both files by its lineage."""
     from common.releases import verify
     from server.registry import show
 
     found = show(_directory(run, hub), title)
     verify(found)
-    click.echo(json.dumps(found.lineage, indent=1) if as_json else found.card)
+    if as_json:
+        click.echo(json.dumps(found.lineage, indent=1))
+        return
+    click.echo(found.card)
+    click.echo(_digest_line(found))
 
 
 @release.command("export")
@@ -78,6 +85,12 @@ def release_export(run: str, hub: Path | None, title: str, out: Path) -> None:
     found = show(_directory(run, hub), title)
     out = out.absolute()
     click.echo(f"exported to {copy_release(found, out.parent if out.name == found.title else out)}")
+    click.echo(_digest_line(found))
+
+
+def _digest_line(release: Release) -> str:
+    """What hub and site compare by telephone; of a release that was verified."""
+    return f"SHA-256 of its model.safetensors: {release.lineage['model']['sha256']}"
 
 
 def _directory(run: str, hub: Path | None) -> Path:

@@ -66,7 +66,9 @@ def rounds_start(
     chosen = [site for site in (sites or "").split(",") if site]
     effective = launch.effective(written, sites=chosen, start_file=start_file)
     named = name or launch.next_name(hub, effective)
-    _show_plan(effective, named, admitted(hub), connections(hub) or {})
+    known = admitted(hub)
+    _show_plan(effective, named, known, connections(hub) or {})
+    launch.check_admitted(effective, known)
     if effective.sha256 != written.sha256:
         click.echo(
             f"this is not the plan as it was written ({written.sha256[:12]}): sites must approve this one"

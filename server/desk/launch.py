@@ -6,7 +6,7 @@ import difflib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,6 +55,21 @@ def effective(plan: Plan, *, sites: Sequence[str] = (), start_file: Path | None 
         plan = plan.override({"model.start": f"sha256:{file_hash(start_file)}"})
     starting_model(plan, start_file)
     return plan
+
+
+def check_admitted(plan: Plan, admitted: Mapping[str, str]) -> None:
+    """Refuse a plan that would only wait: fewer of its sites are admitted than its quorum.
+
+    Raises:
+        InputError: who is missing, and what to do.
+    """
+    missing = [site for site in plan.site_names if admitted.get(site) != "admitted"]
+    there = len(plan.sites) - len(missing)
+    if there < plan.rounds.quorum:
+        raise InputError(
+            f"{there} of the plan's sites admitted, the quorum is {plan.rounds.quorum}; nothing was started. "
+            f"Not admitted: {', '.join(missing)}; for each: fedglia hub admit JOIN_FILE"
+        )
 
 
 def next_name(hub: Hub, plan: Plan) -> str:

@@ -66,6 +66,7 @@ def hub_start(folder: Path | None, foreground: bool) -> None:
     """
     from server.hub import admissions, running
     from server.hub.folder import find_hub
+    from server.hub.standing import left_off
 
     found = find_hub(folder)
     if foreground:
@@ -78,8 +79,10 @@ def hub_start(folder: Path | None, foreground: bool) -> None:
     click.echo(f"the hub answers at {found.address}; admitted: {', '.join(names) or 'nobody yet'}")
     if not names:
         click.echo(f"next: ask each site for its join file, then: fedglia hub admit FILE --hub {here}")
-    else:
-        click.echo(f"next: fedglia hub status --hub {here}, then: fedglia rounds start PLAN")
+        return
+    left = left_off(found)
+    then = f"fedglia rounds resume {left}, or another: " if left else ""
+    click.echo(f"next: fedglia hub status --hub {here}, then: {then}fedglia rounds start PLAN")
 
 
 @hub.command("stop")

@@ -69,6 +69,12 @@ def runs(hub: Hub) -> list[dict[str, Any]]:
     return [_run(path) for path in sorted(hub.runs_folder.glob("*/"), key=_age)]
 
 
+def left_off(hub: Hub) -> str | None:
+    """The run that `fedglia rounds resume` would go on with: the last that ended before it was done."""
+    names = [run["name"] for run in runs(hub) if run["status"] in ("stopped", "interrupted", "failed")]
+    return next((name for name in reversed(names) if not has_lost_rounds(hub.runs_folder / name)), None)
+
+
 def _sites(hub: Hub, *, reachable: bool) -> dict[str, Any]:
     statuses: dict[int, str] | None = None
     if reachable:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from common.checkpoint import load
 from common.errors import CheckpointError, InputError
-from common.releases import verify
+from common.releases import digest, verify
 from server import cli
 from server.card import INTENDED_USE, PHANTOM_SENTENCE, compose_card, lineage_of
 from server.registry import list_releases, make_release, show
@@ -205,9 +205,13 @@ def test_a_run_at_the_hub_is_meant_by_its_name(tmp_path: Path, monkeypatch: pyte
 def test_an_exported_release_lies_in_the_folder_that_was_named(tmp_path: Path) -> None:
     made(tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("{}")
+    sha256 = digest(tmp_path / "run" / "releases" / "demo-1.0.0" / "model.safetensors")
     for out in ("stick", "mail/demo-1.0.0"):
         words = ["export", str(tmp_path / "run"), "demo-1.0.0", str(tmp_path / out)]
-        CliRunner().invoke(cli.release, words, catch_exceptions=False)
+        said = CliRunner().invoke(cli.release, words, catch_exceptions=False)
+        assert said.output.endswith(f"SHA-256 of its model.safetensors: {sha256}\n")
 
+    words = ["show", str(tmp_path / "run"), "demo-1.0.0"]
+    assert sha256 in CliRunner().invoke(cli.release, words, catch_exceptions=False).output
     found = [file.parent for file in tmp_path.glob("**/lineage.json") if "releases" not in file.parts]
     assert sorted(found) == [tmp_path / "mail" / "demo-1.0.0", tmp_path / "stick" / "demo-1.0.0"]

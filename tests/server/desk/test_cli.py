@@ -113,6 +113,22 @@ def test_a_name_that_is_taken(hub: Hub, desk: Desk, plan_file: Path) -> None:
         desk("start", str(plan_file), "--yes", "--name", "mine")
 
 
+def test_fewer_admitted_sites_than_the_quorum_start_nothing(
+    hub: Hub, desk: Desk, flower: Flower, plan_file: Path
+) -> None:
+    known = json.loads((hub.folder / "admissions.json").read_text())
+    del known["ssa"]
+    known["adult-b"]["revoked_at"] = "2026-01-02T00:00:00+00:00"
+    (hub.folder / "admissions.json").write_text(json.dumps(known))
+    words = r"^1 of .* the quorum is 2; .* Not admitted: adult-b, ssa; for each: fedglia hub admit JOIN_FILE"
+    with pytest.raises(InputError, match=words):
+        desk("start", str(plan_file), "--yes")
+    assert list(hub.runs_folder.iterdir()) == []
+    del known["adult-b"]["revoked_at"]
+    (hub.folder / "admissions.json").write_text(json.dumps(known))
+    assert desk("start", str(plan_file), "--yes").exit_code == 0
+
+
 def test_a_hub_that_is_down_starts_nothing(hub: Hub, desk: Desk, flower: Flower, plan_file: Path) -> None:
     flower.up = False
     with pytest.raises(RunError, match="fedglia hub start"):

@@ -139,6 +139,22 @@ def test_a_start_says_what_it_waits_for(fedglia: Fedglia, hub: Hub, monkeypatch:
     ]
 
 
+def test_a_start_names_the_run_that_was_left_off(
+    fedglia: Fedglia, hub: Hub, joins: Joins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fedglia("admit", joins("ssa"), "--hub", hub.folder)
+    monkeypatch.setattr(running, "start", lambda hub, say: [])
+    for name, status in (("left-1", "stopped"), ("done-1", "completed")):
+        (hub.runs_folder / name).mkdir()
+        (hub.runs_folder / name / "summary.json").write_text(json.dumps({"status": status, "rounds": []}))
+    resume = "then: fedglia rounds resume left-1, or another: fedglia rounds start PLAN"
+    assert resume in fedglia("start", "--hub", hub.folder).out
+    (hub.runs_folder / "left-1" / "summary.json").write_text(
+        json.dumps({"status": "stopped", "rounds": [{}]})
+    )
+    assert "then: fedglia rounds start PLAN" in fedglia("start", "--hub", hub.folder).out
+
+
 LIGHT = """
 import json, sys
 from common import cli
