@@ -66,11 +66,12 @@ def init(
     """Make a site folder in DIR: key, settings, and the file to send to the coordinator.
 
     The key never leaves. If the hub answers, its authority is believed from now on: compare the fingerprint
-    with the coordinator's. Running it again makes what is missing and changes nothing else.
+    with the coordinator's. Running it again makes what is missing, and key.pub and the join file anew where
+    they are not the key's; it changes nothing else.
 
     Ends with status 0; 2 if something given cannot be used; 1 if the folder cannot be written.
     """
-    from client.join import init_site
+    from client.join import init_site, public_key
     from client.template import parsed_policy
     from client.trust import UnreachableError, check_fingerprint, read_authority, trust
     from common.certificates import fingerprint as fingerprint_of
@@ -95,7 +96,7 @@ def init(
             click.echo(f"whoever answers then must show the authority {fingerprint}; any other is refused")
     click.echo(
         f"\nNext:\n  1. send {folder / f'join-{name}.json'} to the coordinator (it holds no secret)\n"
-        f"     and read out the key: {key_fingerprint((folder / 'key.pub').read_text())}\n"
+        f"     and read out the key: {key_fingerprint(public_key(folder))}\n"
         f"  2. read and edit {folder / 'site.toml'}: what this hospital allows\n"
         f"  3. fedglia site check --site {folder}"
     )

@@ -60,6 +60,8 @@ def init_site(
 ) -> tuple[str, ...]:
     """Make a site folder, or what is missing of it; returns the names of the files that were made.
 
+    key.pub and the join file are made anew where they are not those of the key that is there.
+
     Args:
         folder: made with mode 0700; empty, or this site's already.
         hub: HOST:PORT of the hub's edge.
@@ -91,7 +93,7 @@ def init_site(
         made += _make(folder / "format", f"{FORMAT}\n".encode())
         made += _make_key(folder)
         made += _make(folder / "secret", secrets.token_hex(32).encode())
-        made += _make(folder / f"join-{name}.json", _join_file(folder, name), mode=0o644)
+        made += _renew(folder / f"join-{name}.json", _join_file(folder, name))
         content = site_toml(
             name=name,
             data=data,
@@ -219,7 +221,7 @@ def _make_key(folder: Path) -> list[str]:
             serialization.Encoding.PEM, form, serialization.NoEncryption()
         )
         made += _make(folder / "key", content)
-    return made + _make(folder / "key.pub", f"{public_key(folder)}\n".encode(), mode=0o644)
+    return made + _renew(folder / "key.pub", f"{public_key(folder)}\n".encode())
 
 
 def _join_file(folder: Path, name: str) -> bytes:
@@ -238,6 +240,14 @@ def _make(path: Path, content: bytes, *, mode: int = 0o600) -> list[str]:
     if path.exists():
         return []
     write_atomic(path, content, mode=mode)
+    return [path.name]
+
+
+def _renew(path: Path, content: bytes) -> list[str]:
+    """Write a file that follows from the key, where it is not there or follows from another one."""
+    if path.is_file() and path.read_bytes() == content:
+        return []
+    write_atomic(path, content, mode=0o644)
     return [path.name]
 
 

@@ -6,7 +6,6 @@ What a finished round learned from them stays in the models that came of it; nob
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import tomlkit
 from client import audit
 from client.settings import edited
 from client.site import Site
-from common.errors import InputError
+from common.data.cases import Case
+from common.errors import DataError, InputError
 from common.files import canonical, write_atomic
 
 NOTE = Path("cache") / "withdrawal.json"
@@ -49,7 +49,8 @@ def withdraw(site: Site, patient: str, *, gone: bool = False) -> Withdrawn:
         gone: the scans have left the data folder already, so the name cannot be looked up there.
 
     Raises:
-        InputError: no such patient in the data folder, and `gone` is not said.
+        InputError: no such patient in the data folder, and `gone` is not said; or `gone` is said of what is
+            there: a patient, a case, a folder.
         DataError: the data folder cannot be read, and `gone` is not said.
         SiteError, RunError, LockedError: site.toml cannot be changed; then nothing was.
     """
@@ -105,17 +106,39 @@ def _clear(folder: Path, maps: list[str] | None) -> tuple[int, int]:
 
 
 def _cases(site: Site, patient: str, *, gone: bool) -> list[str]:
-    if gone:
-        return []
-    found = [case.name for case in site.cohort.cases if case.patient == patient]
-    if not found:
-        close = difflib.get_close_matches(patient, site.cohort.patients, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+    cases = _known(site, gone=gone)
+    found = [case.name for case in cases if case.patient == patient]
+    owner = next((case.patient for case in cases if case.name == patient), None)
+    if found and gone:
+        raise InputError(f"{len(found)} case(s) of {patient} are in the data folder: withdraw without --gone")
+    if owner is not None and not found:
+        raise InputError(f"'{patient[:64]}' is a case in the data folder, no patient; did you mean {owner}?")
+    if gone and _is_there(site, patient):
         raise InputError(
-            f"no case of a patient '{patient[:64]}' is in the data folder{hint or '.'} If the scans have "
-            "left it already, say --gone"
+            f"'{patient[:64]}' is a folder or file in the data folder, and no patient's name there: see "
+            "[patients] in cohort.toml, or the cases' names"
+        )
+    if not found and not gone:
+        raise InputError(
+            f"no case of a patient '{patient[:64]}' is in the data folder: see [patients] in cohort.toml, or "
+            "the cases' names. If the scans have left it already, say --gone"
         )
     return found
+
+
+def _known(site: Site, *, gone: bool) -> tuple[Case, ...]:
+    try:
+        return site.cohort.cases
+    except DataError:  # of the folder that is left when scans have gone, there may be no cohort to read
+        if gone:
+            return ()
+        raise
+
+
+def _is_there(site: Site, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return any(path.name == name for path in site.data.iterdir())
+    return False
 
 
 def _remove(paths: Iterable[Path]) -> int:

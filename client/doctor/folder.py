@@ -48,8 +48,7 @@ def check_key(subject: Subject) -> Iterator[Said]:
     if told not in (None, mine):
         yield failed(
             "the key is not the one in the join file, so the hub knows another",
-            f"put the old key back; else rm {folder}/join-*.json {folder}/key.pub, run fedglia site init "
-            "again, and be admitted anew",
+            "put the old key back; else run fedglia site init again, and be admitted anew",
         )
     else:
         yield passed("key and secret are here, for this user alone")

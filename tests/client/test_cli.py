@@ -290,10 +290,29 @@ def test_a_patient_who_withdraws_is_listed_and_what_was_prepared_goes(folder: Pa
     assert len((folder / "audit.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_misspelt_patient_is_not_taken_for_one(folder: Path) -> None:
-    known = open_site(folder).cohort.patients[0]
-    with pytest.raises(InputError, match=f"did you mean {known}"):
-        run(folder, "withdraw", known + "x")
+@pytest.mark.parametrize("options", [(), ("--gone",)])
+def test_a_case_is_not_taken_for_a_patient(folder: Path, options: tuple[str, ...]) -> None:
+    """A case says whose it is; of a number that is not there, another patient's is no better guess."""
+    case = open_site(folder).cohort.cases[0]
+    scans = folder.parent / "scans"
+    shutil.copytree(open_site(folder).data, scans)
+    named = f'[patients]\n"{case.name}" = "P-009"\n'
+    (scans / "cohort.toml").write_text((scans / "cohort.toml").read_text().partition("[patients]")[0] + named)
+    file = folder / "site.toml"
+    file.write_text(file.read_text().replace(str(open_site(folder).data), str(scans)))
+    (scans / "notes").mkdir()
+
+    with pytest.raises(InputError, match=r"is a case in the data folder, no patient; did you mean P-009\?"):
+        run(folder, "withdraw", case.name, *options)
+    if options:
+        with pytest.raises(InputError, match=r"1 case\(s\) of P-009 are in the data folder"):
+            run(folder, "withdraw", "P-009", *options)
+        with pytest.raises(InputError, match="'notes' is a folder or file"):
+            run(folder, "withdraw", "notes", *options)
+    else:
+        with pytest.raises(InputError, match="no case of a patient 'P-008'") as raised:
+            run(folder, "withdraw", "P-008")
+        assert "P-009" not in str(raised.value)
     assert open_site(folder).withdrawn == frozenset()
 
 

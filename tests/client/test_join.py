@@ -134,6 +134,24 @@ def test_what_a_kill_kept_from_being_made_is_made(made: Path, data: Path, lost: 
     assert (made / "key").read_bytes() == key
 
 
+@pytest.mark.parametrize("moved", [("key",), ("key", "key.pub"), ("key", "join-site-b.json")])
+def test_a_new_key_its_public_half_and_the_join_file_agree(
+    made: Path, data: Path, moved: tuple[str, ...]
+) -> None:
+    before = public_key(made)
+    for name in moved:
+        (made / name).unlink()
+    words = ["init", str(made), "--hub", "127.0.0.1:1", "--name", "site-b", "--data", str(data)]
+    (made / "site.toml").write_text((made / "site.toml").read_text().replace(HUB, "127.0.0.1:1"))
+    said = CliRunner().invoke(site, words).output
+    told = json.loads((made / "join-site-b.json").read_text())["public_key"]
+
+    assert told == (made / "key.pub").read_text().strip() == public_key(made) != before
+    assert f"read out the key: {certificates.key_fingerprint(told)}" in said
+    assert "made in " in said
+    assert "key, key.pub, join-site-b.json" in said
+
+
 def test_a_comment_that_a_person_wrote_stays(made: Path, data: Path) -> None:
     file = made / "site.toml"
     file.write_text("# ours\n" + file.read_text())
