@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,24 @@ def test_what_is_handed_over_is_said_in_the_same_words_to_both_sides() -> None:
     tables = [re.findall(r"^\| who gives \|.*?\n\n", page.read_text(), re.M | re.S) for page in pages]
     assert [len(found) for found in tables] == [1, 1, 1]
     assert tables[0] == tables[1] == tables[2]
+
+
+def test_versions_stand_side_by_side_and_a_link_is_switched(tmp_path: Path) -> None:
+    script = shell_blocks(DEPLOY / "README.md")
+    made = set(re.findall(r"-m venv (\S+)", script))
+    switched = re.findall(r"^ln -sfnT .*", script, re.M)
+    assert made == {"/opt/fedglia-0.1.0"}, "an environment at the link's own place could not be exchanged"
+    assert len(switched) == 3
+    link = tmp_path / "fedglia"
+    for words in switched[1:]:
+        place = tmp_path / words.split()[2]
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+        command = place / "bin" / "fedglia"
+        command.write_text(f"#!{place}/bin/python\nimport sys\nprint(sys.prefix)\n")
+        command.chmod(0o755)
+        subprocess.run(shlex.split(words.replace("/opt", str(tmp_path))), check=True)
+        said = subprocess.run([link / "bin" / "fedglia"], capture_output=True, text=True, check=True)
+        assert said.stdout == f"{place}\n"
 
 
 def test_the_installed_command_is_given_words_that_it_knows() -> None:
