@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from client import audit, chain
+from client.repeats import EACH
 from common.errors import InputError
 from common.messages import REFUSAL
 
@@ -48,6 +49,39 @@ def summary(folder: Path) -> dict[str, Sent]:
             last=str(line.get("time", "")),
         )
     return runs
+
+
+@dataclass(frozen=True)
+class Streak:
+    """Messages that were refused since the last one that was not.
+
+    Attributes:
+        messages: how many; of those that were not noted one by one, as many as the last `times` tells.
+        code: of the last.
+        time: of the last, as records write it.
+    """
+
+    messages: int
+    code: str
+    time: str
+
+
+def streak(folder: Path) -> Streak | None:
+    """What is refused at present; None where the last message was answered, or there was none."""
+    found: Streak | None = None
+    told: dict[tuple[str, str], int] = {}
+    for line in chain.read(folder / FILE):
+        if REFUSAL not in line.get("records", ()):
+            found, told = None, {}
+            continue
+        key = str(line.get("run")), str(line.get("code"))
+        times = line.get("times")
+        more = max(times - told.get(key, EACH), 1) if isinstance(times, int) else 1
+        if isinstance(times, int):
+            told[key] = times
+        before = found.messages if found else 0
+        found = Streak(before + more, str(line.get("code")), str(line.get("time")))
+    return found
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:

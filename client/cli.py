@@ -179,7 +179,8 @@ def status(site_option: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=1))
     else:
-        click.echo(f"{click.style(found.state, fg=STATES[found.state], bold=True)}")
+        colour = "yellow" if found.state == "well" and found.refusing else STATES[found.state]
+        click.echo(click.style(standing.headline(found), fg=colour, bold=True))
         for line in standing.lines(found):
             click.echo(line)
     if found.state != "well":

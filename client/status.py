@@ -8,16 +8,17 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from client import audit, records
+from client import accounts, audit, records
 from client.node import LAST_POLL
 from client.services import NAMES
 from client.site import Site, open_site
 from client.spending import FILE as SPENT
 from client.spending import spent
+from client.trust import CA_FILE
 from common import processes
 from common.errors import RunError
 from common.process_table import born, process_namespace
@@ -55,6 +56,8 @@ class Standing:
         refused: the last refusals of a week, the newest first; `refused_more` of that week are not among
             them, and `refused_older` came before. audit.jsonl has them all.
         disk_free_gb: in the site folder.
+        refusing: what was refused within a week, with no message answered since; None where the last was.
+        never_met: the hub's authority is not pinned: no start got so far.
         records: file -> what is wrong, of each record that was changed.
     """
 
@@ -70,6 +73,8 @@ class Standing:
     refused_older: int
     withdrawn: int
     disk_free_gb: float
+    refusing: dict[str, Any] | None
+    never_met: bool
     records: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,8 +106,18 @@ def look(folder: Path) -> Standing:
         refused_older=refused.older,
         withdrawn=len(site.withdrawn),
         disk_free_gb=round(shutil.disk_usage(folder).free / 1e9, 1),
+        refusing=_refusing(folder),
+        never_met=not (folder / CA_FILE).exists(),
         records=changed,
     )
+
+
+def headline(found: Standing) -> str:
+    """The state, and what is refused at present."""
+    if found.refusing is None:
+        return found.state
+    number, code = found.refusing["messages"], audit.words(found.refusing["code"], longest=32)
+    return f"{found.state}, but refused {number} message(s) since the last accepted one: {code}"
 
 
 def lines(found: Standing) -> Iterator[str]:
@@ -122,7 +137,8 @@ def lines(found: Standing) -> Iterator[str]:
         yield f"records     {file}: {wrong}. Nothing leaves until it is whole again"
     yield from _refused_words(found)
     if found.state != "well":
-        yield "what to do  fedglia site " + ("start" if found.state == "stopped" else "check")
+        starts = found.state == "stopped" and not found.never_met
+        yield "what to do  fedglia site " + ("start" if starts else "check")
 
 
 def heard_s(folder: Path) -> float | None:
@@ -214,6 +230,13 @@ def _state(services: dict[str, dict[str, Any]], *, fresh: bool) -> State:
     if fresh and (runs or not services):  # no supervisor: containers or units run the two processes
         return "well"
     return "not connected" if services else "stopped"
+
+
+def _refusing(folder: Path) -> dict[str, Any] | None:
+    found = accounts.streak(folder)
+    when = audit.moment(found.time) if found else None
+    recent = when is not None and datetime.now(UTC) - when < timedelta(days=SHOWN_DAYS)
+    return asdict(found) if found and recent else None
 
 
 def _refused_words(found: Standing) -> Iterator[str]:

@@ -7,19 +7,22 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from flwr.app import Context, Message
 
-from client import audit, chain, services
+from client import audit, chain, egress, services
 from client.node import LAST_POLL, stamper
 from client.policy import Policy
+from client.repeats import EACH
 from client.spending import Cost, reserve
-from client.status import FRESH_S, SHOWN, Standing, heard_s, is_heard, lines, look, why
+from client.status import FRESH_S, SHOWN, Standing, headline, heard_s, is_heard, lines, look, why
+from client.trust import CA_FILE
 from common.process_table import process_namespace
-from tests.client.hospital import RUN, START, Hospital, app_of, hospital, replied
+from tests.client.hospital import RUN, START, Hospital, app_of, hospital, plan_of, replied
 
 
 @pytest.fixture
@@ -188,3 +191,41 @@ def test_a_site_whose_record_was_changed_is_not_well(site: Hospital, file: str) 
     assert list(found.records) == [file]
     assert any(line.startswith(f"records     {file}: line ") for line in lines(found))
     assert list(lines(found))[-1] == "what to do  fedglia site check"
+
+
+def test_a_site_that_is_well_and_refuses_says_so_until_it_answers(site: Hospital) -> None:
+    stamp(site)
+    other = replace(site, plan=plan_of(seed=7))
+    assert headline(look(site.folder)) == "well"
+    site.ask(site.message())
+    for _ in range(2):
+        other.ask(other.message(run="ef" * 16))
+    found = look(site.folder)
+
+    assert (found.state, found.refusing and found.refusing["messages"]) == ("well", 2)
+    assert headline(found) == "well, but refused 2 message(s) since the last accepted one: unapproved"
+    site.ask(site.message())
+    assert look(site.folder).refusing is None
+    assert headline(look(site.folder)) == "well"
+
+
+def test_repeats_that_were_not_noted_count_and_old_refusals_are_not_current(site: Hospital) -> None:
+    line = {"records": ["refusal"], "code": "hours", "run": "ab"}
+    for times in [None] * EACH + [100, 1000]:
+        egress.record(site.folder, line | ({"times": times} if times else {}))
+    found = look(site.folder).refusing
+    assert found is not None
+    assert (found["messages"], found["code"]) == (1000, "hours")
+
+    (site.folder / "egress.jsonl").unlink()
+    (site.folder / "egress.head").unlink()
+    when = datetime.now(UTC) - timedelta(days=7.1)
+    chain.append(site.folder / "egress.jsonl", {**line, "time": f"{when:%Y-%m-%dT%H:%M:%SZ}"})
+    assert look(site.folder).refusing is None
+
+
+def test_a_site_that_never_met_its_hub_is_to_be_checked_and_not_started(site: Hospital) -> None:
+    assert list(lines(look(site.folder)))[-1] == "what to do  fedglia site check"
+
+    (site.folder / CA_FILE).write_text("")
+    assert list(lines(look(site.folder)))[-1] == "what to do  fedglia site start"
