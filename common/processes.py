@@ -76,15 +76,15 @@ def start(folder: Path, command: Sequence[str], *, wait_s: float) -> None:
 
 
 def stop(folder: Path, *, wait_s: float) -> bool:
-    """Ask the supervisor of `folder` to stop its services, and wait until it has; False if none runs.
+    """Ask the supervisor of `folder` to stop its services, and wait until it has ended; False if none runs.
 
     Raises:
         RunError: it did not end in time, does not say who it is, or belongs to another user.
     """
     folder = folder.resolve()
     end = time.monotonic() + wait_s
-    ran = asked = False
-    while is_held(folder):
+    ran, asked = False, None
+    while is_held(folder) or (asked is not None and born(asked[0]) == asked[1]):
         ran = True
         asked = asked or _ask_to_stop(folder)  # it holds the lock before it has said who it is
         if time.monotonic() > end:
@@ -117,19 +117,21 @@ def _state(entry: Mapping[str, Any]) -> ServiceState:
     return ServiceState(pid if lives else None, entry["started_at"], entry["restarts"], entry["last_exit"])
 
 
-def _ask_to_stop(folder: Path) -> bool:
-    pid = _supervisor(read_record(folder))
+def _ask_to_stop(folder: Path) -> tuple[int, int] | None:
+    """The supervisor that was asked, by process id and birth; None where it has not said who it is."""
+    record = read_record(folder)
+    pid = _supervisor(record)
     if pid is None:
-        return False
+        return None
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
-        return False
+        return None
     except PermissionError:
         raise RunError(
             f"{folder.name}: its services belong to another user; stop them as that user"
         ) from None
-    return True
+    return pid, int(record["born"])
 
 
 def _begin(folder: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:

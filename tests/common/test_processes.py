@@ -118,7 +118,9 @@ class TestStartAndStop:
         groups = [pid_of(folder, name) for name in found]
         assert all(living(group) == (group,) for group in groups)
 
+        supervisor = int(service_folder.read_record(folder)["supervisor"])
         assert stop(folder, wait_s=PATIENCE_S)
+        assert born(supervisor) is None
         assert not any(living(group) for group in groups)
         assert states(folder) == {}
         assert not (folder / "run" / "services.json").exists()
