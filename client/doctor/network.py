@@ -41,6 +41,12 @@ def check_proxy(subject: Subject) -> Iterator[Said]:
             f"{proxy.shown}: a SOCKS proxy cannot be used", "ask IT for an HTTP proxy that allows CONNECT"
         )
         return
+    if proxy and subject.proxy_away:
+        yield failed(
+            f"the proxy {proxy.shown} takes no connection ({subject.proxy_away}): no way to the hub",
+            "correct host and port in https_proxy, or ask IT whether the proxy runs",
+        )
+        return
     through = (
         f"through the proxy {proxy.shown}; this site's own port on 127.0.0.1 is kept off it" if proxy else ""
     )
@@ -234,6 +240,8 @@ def _days_left(content: bytes, what: str, mend: str) -> Said:
 
 
 def _reach_mend(subject: Subject) -> str:
+    if not subject.is_way_known:
+        return "mend proxy and name first"
     way = (
         "the proxy must allow CONNECT to it"
         if subject.proxy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,9 +63,25 @@ class Subject:
         return None
 
     @cached_property
+    def proxy_away(self) -> OSError | None:
+        """Why the proxy takes no connection; None where it does, or none can be asked."""
+        if self.proxy is None or self.unresolved:
+            return None
+        try:
+            socket.create_connection((self.proxy.host, self.proxy.port), timeout=self.timeout_s).close()
+        except OSError as error:
+            return error
+        return None
+
+    @property
+    def is_way_known(self) -> bool:
+        """Whether the first host on the way is known and, if it is a proxy, takes connections."""
+        return not (self.proxy_trouble or self.unresolved or self.proxy_away)
+
+    @cached_property
     def trusted(self) -> str | FedGliaError:
         """How the hub's authority came to be believed, which a check tries too; or why none is."""
-        if not (self.folder / CA_FILE).exists() and (self.proxy_trouble or self.unresolved):
+        if not (self.folder / CA_FILE).exists() and not self.is_way_known:
             return UnreachableError("no authority was met yet, and the way to the hub is not known")
         try:
             return trust(self.folder, self.site.hub, timeout_s=self.timeout_s).how
@@ -74,7 +91,7 @@ class Subject:
     @cached_property
     def contact(self) -> Contact | None:
         """The conversation with the hub; None where there is no way to begin one."""
-        if self.proxy_trouble or self.unresolved or isinstance(self.trusted, FedGliaError):
+        if not self.is_way_known or isinstance(self.trusted, FedGliaError):
             return None
         return ask(self.site.hub, self.folder / CA_FILE, timeout_s=self.timeout_s)
 

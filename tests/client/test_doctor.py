@@ -411,7 +411,8 @@ FAULTS: list[tuple[Callable[[World], None], str, str, str, str]] = [
     (name_unknown, "name", "FAIL", "hub.invalid: no address is known", "getent hosts hub.invalid"),
     (bad_proxy, "proxy", "FAIL", "no address of a proxy", "export https_proxy="),
     (socks_proxy, "proxy", "FAIL", "a SOCKS proxy cannot be used", "HTTP proxy"),
-    (proxy_away, "hub", "FAIL", "hub.example:443 cannot be reached", "the proxy must allow CONNECT"),
+    (proxy_away, "proxy", "FAIL", "the proxy http://127.0.0.1:1 takes no connection", "port in https_proxy"),
+    (proxy_away, "hub", "WARN", "the way to the hub is not known", "mend proxy and name first"),
     (proxy_refuses, "hub", "FAIL", "the proxy does not let this machine through", "user and password"),
     (other_authority, "hub", "FAIL", "another authority than the pinned", "fedglia site trust --replace"),
     (spoil_authority, "hub", "FAIL", "hub-ca.crt cannot be used", "fedglia site trust"),
@@ -511,6 +512,14 @@ def test_no_password_of_a_proxy_is_shown(world: World) -> None:
     )
     assert "http://127.0.0.1:1" in told
     assert "geheim" not in told
+
+
+def test_a_proxy_that_is_away_is_the_proxys_also_at_first_contact(world: World) -> None:
+    (world.folder / "hub-ca.crt").unlink()
+    proxy_away(world)
+
+    proxy, hub = (finding for code in ("proxy", "hub") for finding in look(world, code))
+    assert (proxy.level, hub.level, hub.mend) == ("FAIL", "FAIL", "mend proxy and name first")
 
 
 def test_the_clock_is_measured_finer_than_the_hub_tells_it(world: World) -> None:
