@@ -130,7 +130,7 @@ def start(site_option: Path | None, foreground: bool, only: str | None) -> None:
     """Start the site: the node, which talks to the hub, and the worker, which opens the scans.
 
     Both are watched and started again when they end. Old logs and states are swept first.
-    Ends with status 0 once both run; 1 if they do not; 2 if site.toml cannot be used.
+    Ends with status 0 once both run; 1 if they do not; 2 if site.toml cannot be used or a record was changed.
     """
     from client import services
     from client.join import find_site
