@@ -6,9 +6,11 @@ The hub runs in a thread there, and each site's message in one of Ray's processe
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import torch
@@ -34,7 +36,7 @@ def run_on_flower(plan: Plan) -> None:
         with suppress(KeyboardInterrupt):  # this thread's; the one that the user sent is raised below
             hub.main(_until(stopped, grid), context)
 
-    with _quiet():
+    with _quiet(), _told_of_ctrl_c(stopped):
         try:
             run_simulation(
                 server_app=server_app,
@@ -45,6 +47,28 @@ def run_on_flower(plan: Plan) -> None:
         except KeyboardInterrupt:
             stopped.set()
             raise
+    if stopped.is_set():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _told_of_ctrl_c(stopped: threading.Event) -> Iterator[None]:
+    """Set the event at a Ctrl-C, whoever swallows its exception on the way: one was lost in the engine."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _until(stopped: threading.Event, grid: Grid) -> Grid:
