@@ -133,11 +133,6 @@ def record(folder: Path, facts: Mapping[str, object]) -> None:
     chain.append(folder / accounts.FILE, {"time": audit.now(), **facts})
 
 
-def verify(folder: Path, *, expected: str | None = None) -> chain.Verdict:
-    """Look at every line of a site's record; see `client.chain.verify`."""
-    return chain.verify(folder / accounts.FILE, expected=expected)
-
-
 def _sift_metrics(
     metrics: Mapping[str, Any], may_hold: Mapping[str, Metric | None], allowed: frozenset[str], path: str = ""
 ) -> tuple[dict[str, Any], list[str]]:

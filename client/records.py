@@ -33,13 +33,20 @@ def check(folder: Path) -> None:
         RunError, LockedError: as `damaged`.
     """
     for file, words in damaged(folder).items():
-        raise SiteError(
-            f"record of {RECORDS[file]}, {file}: {words}. Nothing leaves until it is whole again: find out "
-            f"who changed it; {mend(file)}",
-            code="ledger",
-        )
+        raise SiteError(f"{complaint(file, words)}: {mend(file)}", code="ledger")
+
+
+def complaint(file: str, words: str) -> str:
+    """That a record is not as it was written, and what follows.
+
+    Args:
+        file: which.
+        words: what is wrong with it.
+    """
+    return f"record of {RECORDS[file]}, {file}: {words}. Nothing leaves until it is whole again"
 
 
 def mend(file: str) -> str:
-    """How a new record is begun in place of a changed one."""
-    return f"then move {file} and {chain.head_file(Path(file))} away together, and keep them"
+    """What to do about it; how a new record is begun in place of a changed one."""
+    head = chain.head_file(Path(file))
+    return f"find out who changed it; then move {file} and {head} away together, and keep them"

@@ -21,7 +21,7 @@ from client.policy import Policy
 from client.settings import lock
 from common.errors import FedGliaError, RefusedUpdate, RunError
 from common.files import canonical, write_atomic
-from common.process_table import born, process_namespace
+from common.process_table import born, lives_since, process_namespace
 
 FILE = "spent.json"
 HOUR_S = 3600.0
@@ -54,7 +54,7 @@ class Reserved:
     def at_work(self) -> bool:
         """Whether the message may still be at work: in time, and its process, if it can be seen, lives."""
         seen = self.pids == process_namespace()  # else the id is of another container's process
-        lives = not seen or (self.born is not None and born(self.pid) == self.born)
+        lives = not seen or lives_since(self.pid, self.born)
         return lives and 0 <= time.time() - self.since <= self.seconds + _GRACE_S
 
 

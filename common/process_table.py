@@ -31,6 +31,11 @@ def process_namespace() -> int:
     return (_PROC / "self" / "ns" / "pid").stat().st_ino
 
 
+def lives_since(pid: int, birth: int | None) -> bool:
+    """Whether a process is the one that was born then; not where no birth is known."""
+    return born(pid) == birth is not None
+
+
 def living(group: int) -> tuple[int, ...]:
     """Process ids in a process group, without zombies."""
     return tuple(pid for pid in _pids() if (fields := _fields(pid)) and int(fields[_GROUP]) == group)

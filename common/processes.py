@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import LockedError, RunError
-from common.process_table import born
+from common.process_table import lives_since
 from common.service_folder import is_held, make_folders, read_record
 from common.service_logs import open_log, sweep, tail
 from common.supervisor import LOG, NOT_STARTED, Service, supervise
@@ -84,7 +84,7 @@ def stop(folder: Path, *, wait_s: float) -> bool:
     folder = folder.resolve()
     end = time.monotonic() + wait_s
     ran, asked = False, None
-    while is_held(folder) or (asked is not None and born(asked[0]) == asked[1]):
+    while is_held(folder) or (asked is not None and lives_since(*asked)):
         ran = True
         asked = asked or _ask_to_stop(folder)  # it holds the lock before it has said who it is
         if time.monotonic() > end:
@@ -108,12 +108,12 @@ def states(folder: Path) -> dict[str, ServiceState]:
 def _supervisor(record: Mapping[str, Any]) -> int | None:
     """The supervisor's process id, if the process of that id is the one that wrote the record."""
     pid = record.get("supervisor")
-    return pid if pid and born(pid) == record.get("born") is not None else None
+    return pid if pid and lives_since(pid, record.get("born")) else None
 
 
 def _state(entry: Mapping[str, Any]) -> ServiceState:
     pid = entry["pid"]
-    lives = pid is not None and born(pid) == entry["born"] is not None
+    lives = pid is not None and lives_since(pid, entry["born"])
     return ServiceState(pid if lives else None, entry["started_at"], entry["restarts"], entry["last_exit"])
 
 

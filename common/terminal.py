@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
+
+Say = Callable[[str], None]
+"""Told what is waited for, a line at a time."""
 
 
 def printable(text: str, *, longest: int | None = None) -> str:
@@ -14,6 +19,11 @@ def printable(text: str, *, longest: int | None = None) -> str:
     """
     cut = text if longest is None else text[:longest]
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in cut)
+
+
+def say(line: str) -> None:
+    """What is waited for, on standard error, beside the result."""
+    click.echo(line, err=True)
 
 
 def says_yes(question: str) -> bool:

@@ -105,10 +105,7 @@ def check_records(subject: Subject) -> Iterator[Said]:
         if verdict.bad_line is None:
             yield passed(f"record of {what}: {verdict.words}")
         else:
-            yield failed(
-                f"record of {what}, {file}: {verdict.words}. Nothing leaves until it is whole again",
-                f"find out who changed it; {records.mend(file)}",
-            )
+            yield failed(records.complaint(file, verdict.words), records.mend(file))
 
 
 def check_leftovers(subject: Subject) -> Iterator[Said]:

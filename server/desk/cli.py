@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from common.terminal import say
+
 if TYPE_CHECKING:
     from common.plan import Plan
     from server.desk.states import Standing
@@ -62,7 +64,7 @@ def rounds_start(
 
     hub = _hub(folder, running=True)
     written = plans.load(plan)
-    _say("looks at the plan's first model, and asks the hub who is connected")
+    say("looks at the plan's first model, and asks the hub who is connected")
     chosen = [site for site in (sites or "").split(",") if site]
     effective = launch.effective(written, sites=chosen, start_file=start_file)
     named = name or launch.next_name(hub, effective)
@@ -79,7 +81,7 @@ def rounds_start(
     made = launch.make(hub, effective, named, start_file=start_file)
     if effective.sha256 != written.sha256:
         click.echo(f"send this file to the sites, for fedglia site approve: {made / 'plan.toml'}")
-    launch.start(hub, made, say=_say)
+    launch.start(hub, made, say=say)
     click.echo(f"run {named} has begun; watch it: fedglia rounds watch {named}")
 
 
@@ -161,7 +163,7 @@ def rounds_resume(run: str | None, folder: Path | None) -> None:
 
     hub = _hub(folder)
     path = unfinished(hub, run)
-    began = launch.resume(hub, path, plans.load(path / "plan.toml"), say=_say)
+    began = launch.resume(hub, path, plans.load(path / "plan.toml"), say=say)
     how = "goes on" if began else "is at work already"
     click.echo(f"run {path.name} {how}; watch it: fedglia rounds watch {path.name}")
 
@@ -179,7 +181,7 @@ def rounds_report(run: str | None, folder: Path | None) -> None:
     summary = summary_of(path)
     page = fedglia.get_command(click.get_current_context(), "report")
     if page is not None:
-        _say(f"writes {path / 'report.html'}")
+        say(f"writes {path / 'report.html'}")
         page.main([str(path)], prog_name="fedglia report", standalone_mode=False)
         return
     for line in outcome(summary):
@@ -198,11 +200,6 @@ def _hub(folder: Path | None, *, running: bool = False) -> Hub:
     if running and not control.is_up(hub):
         raise RunError("the hub is not running; start it: fedglia hub start", code="hub-down")
     return hub
-
-
-def _say(line: str) -> None:
-    """What is waited for, on standard error."""
-    click.echo(line, err=True)
 
 
 def _show_plan(plan: Plan, name: str, admitted: dict[str, str], nodes: dict[str, str]) -> None:

@@ -6,13 +6,14 @@ import difflib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from common.errors import InputError, LockedError, PlanError, RunError
 from common.files import write_atomic
 from common.plan import Plan, parse
+from common.terminal import Say
 from server.desk.reading import events_of, read_json, starts, starts_file, times_opened
 from server.desk.wording import NO_WAY_ON
 from server.hub import control
@@ -23,8 +24,6 @@ BEGIN_S = 90.0
 STOP_S = 60.0
 _LOOK_S = 0.25
 _ASK_FLOWER_S = 5.0
-
-Say = Callable[[str], None]
 
 
 def effective(plan: Plan, *, sites: Sequence[str] = (), start_file: Path | None = None) -> Plan:

@@ -64,6 +64,7 @@ def hub_start(folder: Path | None, foreground: bool) -> None:
 
     Exit status: 0 it runs; 1 it runs already, or a process does not stay; 2 something must be mended first.
     """
+    from common.terminal import say
     from server.hub import admissions, running
     from server.hub.folder import find_hub
     from server.hub.standing import left_off
@@ -73,7 +74,7 @@ def hub_start(folder: Path | None, foreground: bool) -> None:
         _say(running.prepare(found))
         running.run_in_foreground(found)
         return
-    _say(running.start(found, say=lambda line: click.echo(line, err=True)))
+    _say(running.start(found, say=say))
     here = quote(str(found.folder))
     names = admissions.names(found)
     click.echo(f"the hub answers at {found.address}; admitted: {', '.join(names) or 'nobody yet'}")

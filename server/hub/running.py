@@ -9,13 +9,13 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import httpx
 
 from common import certificates, processes
 from common.errors import FedGliaError, InputError, LockedError, RunError
+from common.terminal import Say
 from server.hub import admissions, edge, making
 from server.hub.folder import Hub, programs
 
@@ -29,8 +29,6 @@ LOG_DAYS = 90
 KEPT_LOGS = 4
 _LOOK_S = 0.5
 _PROGRAMS = ("flwr", "flower-superlink", "flower-superexec", "flwr-serverapp")
-
-Say = Callable[[str], None]
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import accounts, egress
+from client import accounts, chain, egress
 from common import wire
 from common.codec import CODECS
 from common.errors import RefusedUpdate
@@ -150,7 +150,7 @@ class TestSummary:
         lines = path.read_bytes().splitlines(keepends=True)
         lines[2] = lines[2].replace(b'"weight":2', b'"weight":3')
         path.write_bytes(b"".join(lines))
-        verdict = egress.verify(site.folder)
+        verdict = chain.verify(site.folder / accounts.FILE)
 
         assert verdict.bad_line == 3
         assert "line 3" in verdict.words

@@ -23,7 +23,7 @@ from flwr.common.serde import message_to_proto
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client import egress, guard, orders
+from client import accounts, chain, egress, guard, orders
 from client.app import app as real_app
 from client.approval import approve, revoke
 from client.spending import spent
@@ -475,7 +475,7 @@ def test_a_site_killed_anywhere_never_forgets_what_it_sent(site: Hospital, rng: 
 
     assert answers > 25
     assert answers <= len(lines) <= answers + 25
-    assert egress.verify(site.folder).bad_line is None
+    assert chain.verify(site.folder / accounts.FILE).bad_line is None
     assert sums is not None
     assert sums.steps >= 2 * len(lines)
     assert sums.bytes_up >= sum(line["bytes"] for line in lines)
@@ -549,7 +549,7 @@ class TestItNeverRaises:
         assert set(content) == {wire.REFUSAL}
         assert wire.read_refusal(content) == "disk"
         assert len(site.egress()) == 1
-        assert egress.verify(site.folder).bad_line is None
+        assert chain.verify(site.folder / accounts.FILE).bad_line is None
         assert site.code(site.message()) is None
 
     def test_a_record_that_was_cut_stops_every_answer(self, site: Hospital) -> None:
