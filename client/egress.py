@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from client import accounts, audit, chain
 from client.policy import Metric
 from common import wire
-from common.codec import codec
+from common.codec import codec, norm_of
 from common.errors import RefusedUpdate
 from common.files import canonical
 
@@ -182,8 +181,7 @@ def _weights(content: RecordDict) -> dict[str, Any]:
     size = sum(math.prod(int(side) for side in str(shape).split("x") if side) for shape in shapes)
     row = codec(str(table["codec"]))
     flat = row.decode(row.split(next(iter(buffer.values())).data, size), size)
-    norm = float(np.sqrt(np.sum(np.square(flat, dtype=np.float64))))
-    return {"tensors": len(names), "values": size, "norm": norm, "weight": table["weight"]}
+    return {"tensors": len(names), "values": size, "norm": norm_of(flat), "weight": table["weight"]}
 
 
 def _names(metrics: Mapping[str, Any], path: str = "") -> list[str]:

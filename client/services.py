@@ -19,7 +19,7 @@ from client.policy import Policy
 from client.site import open_site
 from client.trust import CA_FILE, trust
 from common import processes
-from common.flower import QUIET
+from common.flower import KEPT_BUFFERS, QUIET
 from common.processes import Service
 
 NAMES = ("node", "worker")
@@ -49,6 +49,8 @@ def environment(name: str, folder: Path) -> Mapping[str, str]:
     own = {"no_proxy": merged, "NO_PROXY": merged, "PATH": "/usr/bin:/bin", "OPENBLAS_NUM_THREADS": "1"}
     if name == "worker":
         own |= {variable: "" for variable in PROXIES}
+    else:
+        own |= KEPT_BUFFERS
     return {**QUIET, **own, "FLWR_HOME": str(folder / "run" / "flower"), "PYTHONUNBUFFERED": "1"}
 
 

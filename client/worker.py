@@ -75,7 +75,7 @@ class Pace:
         self.last = time.monotonic()
 
     def pause_s(self) -> float:
-        """Seconds until the next look."""
+        """Seconds from one look to the next, most of which the node holds its answer back."""
         return EAGER_PAUSE_S if time.monotonic() - self.last < EAGER_FOR_S else IDLE_PAUSE_S
 
 
@@ -85,13 +85,14 @@ def work(source: TaskSource, answer: Answer, *, refuse: Refuse, resident: bool =
     pace = Pace()
     gc.freeze()  # what was imported is shared with every fork, and never looked at again
     while True:
+        asked_at = time.monotonic()
         try:
             task = source.take()
         except ConnectionError as error:
             log.debug("%s", error)
             task = None
         if task is None:
-            time.sleep(pace.pause_s())
+            time.sleep(max(0.0, asked_at + pace.pause_s() - time.monotonic()))
             continue
         pace.note()
         if task.unreadable:

@@ -8,6 +8,7 @@ All numbers travel little-endian.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ BLOCK = 1024
 """Values that share one scale in the `int8` codec; the scales add 0.4 % to the payload."""
 
 _LEVELS = 127
+_CHUNK = 1 << 16
 _LARGEST_FP16 = 65504.0
 
 
@@ -40,6 +42,8 @@ class Packed:
 
     def tobytes(self) -> bytes:
         """The payload as one buffer: the values, then the scales."""
+        if not self.scales.size:
+            return bytes(self.data)  # no copy where they are bytes already
         return b"".join((self.data, self.scales.astype("<f4").tobytes()))
 
 
@@ -201,3 +205,13 @@ _ROWS = (
     Codec("int8", 1, BLOCK, float(np.finfo(np.float32).max) / 2, _pack_int8, _unpack_int8),
 )
 CODECS: dict[str, Codec] = {row.name: row for row in _ROWS}
+
+
+def norm_of(flat: Flat) -> float:
+    """Euclidean norm, summed in float64; NaN or Inf if and only if a value is."""
+    total = 0.0
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK].astype(np.float64)
+        # Not BLAS: its threads change the last bits, and crawl where processes outnumber cores.
+        total += float(np.square(part, out=part).sum())
+    return math.sqrt(total) if total >= 0 else math.nan

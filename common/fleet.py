@@ -35,6 +35,9 @@ LONGEST_S = 86_400.0
 REPLY_S = 60.0
 """From a message's deadline until the worker must have answered, or never will."""
 
+HELD_S = 0.2
+"""An answer that took longer than this was held back by the hub, or the hub has much to do."""
+
 Told = Callable[[], None]
 Client = TypeVar("Client", bound="ProtobufClient")
 
@@ -122,12 +125,21 @@ def wary(kind: type[Client], *, on_yes: Told = nobody) -> type[Client]:
 
 @dataclass
 class Patience:
-    """How long a node waits for its worker's reply to the last message, where Flower waits for ever."""
+    """What a node waits for: its worker's reply, where Flower waits for ever, and the hub's next message.
+
+    Attributes:
+        end: when nobody will answer any more, `time.monotonic` seconds.
+        was_held: whether the hub held its last "there is none" back: then it is asked again at once.
+        is_receiving: whether a message has come whose parts have not all come.
+    """
 
     end: float = math.inf
+    was_held: bool = False
+    is_receiving: bool = False
 
     def begin(self, left_s: float) -> None:
-        """A message came whose deadline is in so many seconds."""
+        """A message came whose deadline is in so many seconds; its parts come next."""
+        self.is_receiving = True
         self.end = time.monotonic() + min(max(0.0, left_s), LONGEST_S) + REPLY_S  # in this order: NaN is 0
 
     def is_over(self) -> bool:
@@ -177,7 +189,9 @@ def successor(
             return cast("ActivateNodeResponse", given)
 
         def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802
+            asked_at = time.monotonic()
             given = super().PullMessages(request)
+            waits.was_held = time.monotonic() - asked_at > HELD_S
             for message in given.messages_list[:1]:
                 metadata = message.metadata
                 waits.begin(metadata.created_at + metadata.ttl - time.time())

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
+from common.doorbell import hold_worker
 from common.fleet import Patience, successor
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Flower and Ray call home, and install packages, unless told not to."""
+
+KEPT_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""For who passes messages on: memory of one part is kept for the next, else each is zeroed page by page."""
 
 APP = """\
 [project]
@@ -75,7 +79,7 @@ LOOP_ENDED = 75
 HANDED_OVER_S = 10.0
 """In which a worker hands the next part of a reply over, on the same machine, or has died over it."""
 
-_REPLY_PAUSE_S, _PART_PAUSE_S = 0.1, 0.02
+_REPLY_PAUSE_S, _PART_PAUSE_S = 0.04, 0.02
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +160,15 @@ def supernode(
     hub = successor(predecessor, on_joined, patience=patience, on_yes=on_heard)
     _replace(start_client_internal, "time", _Pauses(patience))
     _replace(fleet_http_connection, "FleetHttpClient", hub)
+    receive = start_client_internal._pull_and_store_message
+
+    def receive_whole(*told: Any, **others: Any) -> int | None:  # noqa: ANN401 - what Flower's own takes
+        try:
+            return receive(*told, **others)
+        finally:
+            patience.is_receiving = False
+
+    _replace(start_client_internal, "_pull_and_store_message", receive_whole)
     _replace(start_client_internal, "_push_messages", whole_replies(start_client_internal._push_messages))
     original = vars(start_client_internal)["get_fused_config_from_fab"]
 
@@ -164,6 +177,7 @@ def supernode(
 
     _replace(start_client_internal, "get_fused_config_from_fab", settings)
     quicken()
+    hold_worker(lambda: patience.is_receiving)
     sys.argv = ["flower-supernode", *arguments]
     try:
         flower_supernode()
@@ -236,6 +250,8 @@ class _Pauses:
                 raise Unanswered
             self.last_message = time.monotonic()
             time.sleep(_REPLY_PAUSE_S)
+        elif self.patience.was_held:
+            time.sleep(_PART_PAUSE_S)
         elif time.monotonic() - self.last_message < EAGER_FOR_S:
             time.sleep(EAGER_PAUSE_S)
         else:
@@ -243,15 +259,35 @@ class _Pauses:
 
 
 def look(grid: Grid, message_ids: Sequence[str]) -> Mapping[str, Callable[[], Message | None]]:
-    """Which of these messages have a reply now -> what fetches it; Flower's own look fetches all in a row."""
+    """Which of these messages have a reply now -> what fetches it; Flower's own look fetches all in a row.
+
+    Empty where no SuperLink is there: Flower would look again and again, and then at nodes that a SuperLink
+    which was away calls offline: such a look deletes their replies.
+    """
+    import httpx
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 
-    told = cast(Any, grid)._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    client = _impatient(cast(Any, grid)._runtime_client)
+    try:
+        told = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    except httpx.ConnectError:
+        return {}
     found = {}
     for reply, tree in zip(told.messages_list, told.message_object_trees, strict=True):
         alone = PullAppMessagesResponse(messages_list=[reply], message_object_trees=[tree])
         found[reply.metadata.reply_to_message_id] = partial(_fetch, grid, alone)
     return found
+
+
+def _impatient(client: Any) -> Any:  # noqa: ANN401 - RuntimeHttpClient, with names that are Flower's own
+    """The client, but one that gives up where nobody takes its connection."""
+    import httpx
+
+    own, retries = copy.copy(client), copy.copy(client._retry_invoker)
+    gives_up = retries.should_giveup
+    retries.should_giveup = lambda error: isinstance(error, httpx.ConnectError) or gives_up(error)
+    own._retry_invoker = retries
+    return own
 
 
 def _fetch(grid: Grid, told: PullAppMessagesResponse) -> Message | None:

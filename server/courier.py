@@ -8,8 +8,9 @@ is lost and is sent again. Nothing is trained twice only because a line was cut.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ LONGEST_POLL_S = 2.0
 SHORTEST_REST_S = 0.005
 PATIENCE = 0.01
 """Pause between two looks for replies: this share of the time waited so far, within the bounds above."""
+LIST_S = 0.8
+"""Least pause between two lists of the nodes."""
 
 HALF_REPLY_S = 15.0
 """Longest that fetching a reply may go on when the site has sent all of a later one."""
@@ -42,19 +45,22 @@ class _Letter:
     """One message on its way.
 
     Attributes:
-        pushed: its id, once the SuperLink has it.
+        pushed: the ids of what was sent together, once the SuperLink has it.
+        place: the letter's own place among these.
         look: the last look for its reply.
         looked_at: when that began, `time.monotonic` seconds.
     """
 
-    pushed: Future[str]
+    pushed: Future[Sequence[str]]
+    place: int = 0
     look: Future[Found] | None = None
     looked_at: float = 0.0
 
     @property
     def message_id(self) -> str | None:
         """Empty where the SuperLink refused the message; None where that is not known."""
-        return result_of(self.pushed) if self.pushed.done() else None
+        ids = result_of(self.pushed) if self.pushed.done() else None
+        return None if ids is None else ids[self.place]
 
     @property
     def pulled(self) -> Future[Message | None] | None:
@@ -105,8 +111,11 @@ class _Tour:
     """What one call of `carry` knows.
 
     Attributes:
-        sending: the message that is being sent: one at a time, as they share the model, which goes up once.
-        may_look: whether a list of nodes came in just now.
+        unsent: those whose question is to be sent, which is done for all of them at once: they share the
+            model, which then goes up once.
+        sending: what is being sent.
+        send_at: not before; the SuperLink has just failed to take something.
+        looked_at: when the last look for replies began, `time.monotonic` seconds.
     """
 
     link: Link
@@ -114,8 +123,10 @@ class _Tour:
     tell: Tell
     end: float
     began: float = field(default_factory=time.monotonic)
-    sending: Future[str] | None = None
-    may_look: bool = False
+    unsent: list[_Errand] = field(default_factory=list)
+    sending: Future[Sequence[str]] | None = None
+    send_at: float = float("-inf")
+    looked_at: float = float("-inf")
 
     @property
     def left_s(self) -> float:
@@ -124,6 +135,15 @@ class _Tour:
     @property
     def pause_s(self) -> float:
         return min(max(POLL_S, PATIENCE * (time.monotonic() - self.began)), LONGEST_POLL_S)
+
+    @property
+    def list_pause_s(self) -> float:
+        return max(self.pause_s, LIST_S)
+
+    @property
+    def look_due_s(self) -> float:
+        """Seconds until the next look; not known where a list must come first."""
+        return self.looked_at + self.pause_s - time.monotonic() if self.link.is_fresh else math.inf
 
 
 def carry(
@@ -153,7 +173,7 @@ def carry(
     errands = {site: _Errand(site, nodes[site], content) for site, content in questions.items()}
     while errands and tour.left_s > 0:
         stop()
-        tour.may_look = link.refresh(tour.pause_s, [errand.node for errand in errands.values()])
+        link.refresh(tour.list_pause_s, [errand.node for errand in errands.values()])
         for errand in list(errands.values()):
             answer = _step(errand, tour)
             if answer is not None:
@@ -161,8 +181,9 @@ def carry(
                 yield answer
         if errands and enough() and all(_is_gone(errand, link) for errand in errands.values()):
             break
-        if tour.may_look:
-            _look(errands.values(), link)
+        _send(tour)
+        if tour.look_due_s <= 0:
+            _look(errands.values(), tour)
         _rest(errands.values(), tour)
     for errand in errands.values():
         yield _unanswered(errand, tour)
@@ -174,8 +195,10 @@ def _step(errand: _Errand, tour: _Tour) -> Answer | None:
     if answer is not None or not _is_online(errand, tour):
         return answer
     if errand.letter is None:
-        return _send(errand, tour)
-    if errand.activated != tour.link.online[errand.node].activated:
+        if errand.tries >= MOST_TRIES:
+            return no_answer(errand.site, "lost", "keeps-failing")
+        tour.unsent.append(errand)
+    elif errand.activated != tour.link.online[errand.node].activated:
         _ask_if_lost(errand, tour)
     return None
 
@@ -188,7 +211,9 @@ def _take_in(errand: _Errand, tour: _Tour) -> Answer | None:
     if letter.message_id == "":
         return no_answer(errand.site, "lost", "not-sent")
     if letter.pushed.done() and letter.message_id is None:
-        errand.start_over()  # the SuperLink failed while it took the message in
+        errand.start_over()  # the SuperLink failed while it took the message in, which was not sent
+        errand.tries -= 1
+        tour.send_at = time.monotonic() + tour.pause_s
         return None
     reply = letter.reply()
     if reply is not None:
@@ -241,23 +266,25 @@ def _is_online(errand: _Errand, tour: _Tour) -> bool:
     return online
 
 
-def _send(errand: _Errand, tour: _Tour) -> Answer | None:
-    if errand.tries >= MOST_TRIES:
-        return no_answer(errand.site, "lost", "keeps-failing")
-    if tour.sending is None or tour.sending.done():
+def _send(tour: _Tour) -> None:
+    """Send all questions that are to be sent, unless others are on their way."""
+    errands, tour.unsent = tour.unsent, []
+    is_sending = tour.sending is not None and not tour.sending.done()
+    if not errands or is_sending or time.monotonic() < tour.send_at:
+        return
+    tour.sending = tour.link.push([_message(errand, errand.content, tour.kind, tour) for errand in errands])
+    for place, errand in enumerate(errands):
         errand.activated = tour.link.online[errand.node].activated
-        tour.sending = tour.link.push(_message(errand, errand.content, tour.kind, tour))
-        errand.letter = _Letter(tour.sending)
+        errand.letter = _Letter(tour.sending, place)
         errand.tries += 1
         tour.tell("site asked", site=errand.site, message=tour.kind, again=errand.tries > 1)
-    return None
 
 
 def _ask_if_lost(errand: _Errand, tour: _Tour) -> None:
     """The node was gone since it was sent something: send the small question, also in place of an earlier."""
     errand.activated = tour.link.online[errand.node].activated
     question = RecordDict({wire.INSTRUCTION: errand.content[wire.INSTRUCTION]})
-    errand.probe = _Letter(tour.link.push(_message(errand, question, wire.HELLO, tour)))
+    errand.probe = _Letter(tour.link.push([_message(errand, question, wire.HELLO, tour)]))
     errand.probed_at = None
 
 
@@ -265,15 +292,16 @@ def _message(errand: _Errand, content: RecordDict, kind: str, tour: _Tour) -> Me
     return Message(content, dst_node_id=errand.node, message_type=kind, ttl=tour.left_s)
 
 
-def _look(errands: Iterable[_Errand], link: Link) -> None:
+def _look(errands: Iterable[_Errand], tour: _Tour) -> None:
     """Begin one look for the replies to all letters of which nothing is under way."""
-    safe = [errand for errand in errands if link.may_look(errand.node)]
+    tour.looked_at = time.monotonic()
+    safe = [errand for errand in errands if tour.link.may_look(errand.node)]
     letters = [letter for errand in safe for letter in errand.letters() if letter.under_way is None]
     asked = {letter.message_id: letter for letter in letters if letter.message_id and not letter.reply()}
     if asked:
-        look, now = link.look(list(asked)), time.monotonic()
+        look = tour.link.look(list(asked))
         for letter in asked.values():
-            letter.look, letter.looked_at = look, now
+            letter.look, letter.looked_at = look, tour.looked_at
 
 
 def _is_gone(errand: _Errand, link: Link) -> bool:
@@ -283,11 +311,12 @@ def _is_gone(errand: _Errand, link: Link) -> bool:
 
 
 def _rest(errands: Iterable[_Errand], tour: _Tour) -> None:
-    """Sleep until something came in, or until it is time for the next list."""
+    """Sleep until something came in, or until it is time for the next look or list."""
     under_way = [letter.under_way for errand in errands for letter in errand.letters()]
     calls: list[Future[Any]] = [call for call in (tour.link.listing, *under_way) if call is not None]
-    due_s = tour.link.listed_at + tour.pause_s - time.monotonic()
-    timeout_s = max(SHORTEST_REST_S, min(tour.pause_s if tour.link.listing else due_s, tour.left_s))
+    list_due_s = tour.link.listed_at + tour.list_pause_s - time.monotonic()
+    due_s = min(tour.look_due_s, math.inf if tour.link.listing else list_due_s, tour.pause_s)
+    timeout_s = max(SHORTEST_REST_S, min(due_s, tour.left_s))
     if calls:
         wait(calls, timeout=timeout_s, return_when=FIRST_COMPLETED)
     else:

@@ -20,6 +20,7 @@ import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
+from common.codec import norm_of
 from common.errors import RefusedUpdate, RunError
 from common.wire import Layout, read_weights
 
@@ -28,7 +29,6 @@ Flat = NDArray[np.float32]
 MAX_NORM = 1e6
 """Absolute ceiling of an update's Euclidean norm; a trained U-Net's is a few units."""
 
-_CHUNK = 1 << 16
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -96,7 +96,7 @@ def check_reply(update: Update, expectation: Expectation, *, answered: Collectio
         or _values_fault(update, expectation)
     )
     if fault is None:
-        norm = length(update.delta)
+        norm = norm_of(update.delta)
         fault = _norm_fault(norm, expectation.max_norm)
         if fault is None:
             return norm
@@ -124,16 +124,6 @@ def judge(norms: Mapping[str, float], *, factor: float = 10.0, minimum_sites: in
         for site, norm in norms.items()
         if norm > factor * median
     }
-
-
-def length(flat: Flat) -> float:
-    """Euclidean norm, summed in float64; NaN or Inf if and only if a value is."""
-    total = 0.0
-    for start in range(0, flat.size, _CHUNK):
-        part = flat[start : start + _CHUNK].astype(np.float64)
-        # Not BLAS: its threads change the last bits, and crawl where processes outnumber cores.
-        total += float(np.square(part, out=part).sum())
-    return math.sqrt(total) if total >= 0 else math.nan
 
 
 @dataclass(frozen=True)

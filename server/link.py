@@ -28,7 +28,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from common import flower
-from common.envelope import seal, unseal
+from common.envelope import seal_for_many, unseal
 from common.errors import RefusedUpdate, RunError
 
 GONE_S = 15.0
@@ -36,6 +36,8 @@ GONE_S = 15.0
 until their next heartbeat, which comes within ten seconds."""
 SURE_S = 1.0
 """A node is looked at only where its heartbeats let it count as online for so long still."""
+FRESH_S = 1.0
+"""An older list of the nodes is no ground to look at one of them: it may have said goodbye since."""
 
 T = TypeVar("T")
 Look = Callable[[Grid, Sequence[str]], Mapping[str, Callable[[], Message | None]]]
@@ -81,10 +83,15 @@ class Link:
         self._grid = grid
         self._look = look
         self._listing: Future[dict[int, Node]] | None = None
-        self.listed_at = float("-inf")
+        self.listed_at = self._known_at = float("-inf")
         self._offline_since: dict[int, float] = {}
         self.online: Mapping[int, Node] = {}
         self.knows_who_is_online = False
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the last list that came is young enough to look at who is on it."""
+        return time.monotonic() - self._known_at < FRESH_S
 
     @property
     def listing(self) -> Future[dict[int, Node]] | None:
@@ -109,6 +116,7 @@ class Link:
         self._listing = None
         if nodes is None:
             return False
+        self._known_at = self.listed_at
         self._take_in(nodes, watched)
         return True
 
@@ -120,9 +128,9 @@ class Link:
         return self.online if self.refresh(0.0) else {}
 
     def may_look(self, node: int) -> bool:
-        """Whether a look for this node's reply is safe; only right after a list came in."""
+        """Whether a look for this node's reply is safe."""
         facts = self.online.get(node)
-        return facts is not None and facts.is_surely_online
+        return self.is_fresh and facts is not None and facts.is_surely_online
 
     def is_gone(self, node: int) -> bool:
         """Whether the node has been offline for so long that nobody waits for it who need not."""
@@ -133,10 +141,19 @@ class Link:
         """Take a node for offline until a list says otherwise."""
         self.online = {known: facts for known, facts in self.online.items() if known != node}
 
-    def push(self, message: Message) -> Future[str]:
-        """Send a message; its id, empty where the SuperLink did not take it."""
-        message.content = seal(message.content)
-        return begun(lambda: next(iter(self._grid.push_messages([message])), "") or "")
+    def push(self, messages: Sequence[Message]) -> Future[Sequence[str]]:
+        """Send messages as one, so that what they share goes up once.
+
+        The id of each, in their order; empty where the SuperLink did not take it.
+        """
+
+        def pushed() -> list[str]:
+            for message, sealed in zip(messages, seal_for_many([m.content for m in messages]), strict=True):
+                message.content = sealed
+            ids = [message_id or "" for message_id in self._grid.push_messages(messages)]
+            return ids or [""] * len(messages)
+
+        return begun(pushed)
 
     def look(self, message_ids: Sequence[str]) -> Future[Found]:
         """Look for the replies to messages; those that are there are being fetched, each by itself."""

@@ -130,7 +130,7 @@ http {{
     client_header_timeout 10s;
     client_body_timeout 30s;
     send_timeout 60s;
-    limit_conn connections 16;
+    limit_conn connections 40;  # a site's question for a message stays open, see common/doorbell.py
     limit_conn everybody 64;
     limit_conn_status 503;
     limit_req zone=requests burst=400 nodelay;

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.addresses import split_address
 from common.errors import InputError
-from common.flower import QUIET
+from common.flower import KEPT_BUFFERS, QUIET
 from common.processes import Service
 from server.hub import edge
 
@@ -97,6 +97,7 @@ class Hub:
         here = "127.0.0.1,localhost"
         return {
             **QUIET,
+            **KEPT_BUFFERS,
             "FLWR_HOME": str(self.folder / "flower"),
             RUNS_VARIABLE: str(self.runs_folder),
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0",
@@ -110,7 +111,8 @@ class Hub:
         """The hub's three processes, in the order in which they start."""
         environment, trusted = self.environment(), str(self.pki / "ca.crt")
         link = (
-            *(str(programs() / "flower-superlink"), "--isolation", "process", "--enable-supernode-auth"),
+            *(sys.executable, "-P", "-m", "server.hub.superlink"),
+            *("--isolation", "process", "--enable-supernode-auth"),
             *("--host", "127.0.0.1", "--port", str(self.ports.link), "--ssl-ca-certfile", trusted),
             *("--ssl-certfile", str(self.pki / "link.crt"), "--ssl-keyfile", str(self.pki / "link.key")),
             *(

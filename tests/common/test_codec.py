@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common.codec import BLOCK, CODECS, Packed, codec
+from common.codec import BLOCK, CODECS, Packed, codec, norm_of
 from common.errors import FedGliaError, RefusedUpdate
 
 vectors = hnp.arrays(
@@ -173,3 +175,19 @@ def test_codecs_are_not_mixed_up() -> None:
         CODECS["fp16"].decode(packed, 2)
     with pytest.raises(RefusedUpdate, match="known are fp32, fp16, int8"):
         codec("zip")
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 65537, 200_000])
+def test_norm_is_the_euclidean_norm(size: int, rng: np.random.Generator) -> None:
+    flat = rng.normal(size=size).astype(np.float32)
+
+    assert norm_of(flat) == pytest.approx(float(np.linalg.norm(flat.astype(np.float64))), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_norm_shows_one_bad_value_among_many(value: float) -> None:
+    flat = np.ones(100_000, dtype=np.float32)
+    flat[77_777] = value
+
+    assert not math.isfinite(norm_of(flat))
+    assert math.isfinite(norm_of(np.full(100_000, 3.4e38, dtype=np.float32)))

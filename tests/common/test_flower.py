@@ -30,7 +30,8 @@ from flwr.serverapp import Grid
 from flwr.supercore import app_utils, constant
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.retry import http_retry
+from flwr.supercore.retry import RetryInvoker, http_retry
+from flwr.supercore.retry.http_retry import make_simple_http_retry_invoker
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
@@ -113,12 +114,15 @@ def test_a_name_that_is_gone_is_a_loud_failure() -> None:
 def test_pauses_are_short_after_a_message_and_flowers_own_later(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    pauses = flower._Pauses(fleet.Patience())
+    patience = fleet.Patience()
+    pauses = flower._Pauses(patience)
     pauses.sleep(3)
     pauses.sleep(0.5)
     pauses.last_message -= flower.EAGER_FOR_S + 1
     pauses.sleep(3)
-    assert slept == [flower.EAGER_PAUSE_S, 0.1, 3]
+    patience.was_held = True
+    pauses.sleep(3)
+    assert slept == [flower.EAGER_PAUSE_S, 0.04, 3, 0.02]
 
 
 def await_reply(factory: NodeStateFactory) -> None:
@@ -157,6 +161,7 @@ def test_a_node_that_waited_in_vain_is_started_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "flower_supernode", waits_in_vain)
     monkeypatch.setattr(flower, "_replace", lambda *words: None)
     monkeypatch.setattr(flower, "quicken", lambda: None)
+    monkeypatch.setattr(flower, "hold_worker", lambda is_receiving: None)
     monkeypatch.setattr(sys, "argv", [])
     assert flower.supernode([], on_heard=fleet.nobody) == flower.LOOP_ENDED
 
@@ -176,6 +181,7 @@ class Told:
     replies: list[Message]
     parts: dict[str, bytes]
     asked: list[str] = field(default_factory=list)
+    _retry_invoker: RetryInvoker = field(default_factory=make_simple_http_retry_invoker)
 
     def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
         self.asked.append("look")

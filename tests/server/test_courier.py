@@ -34,6 +34,8 @@ SOON_S = 1.5
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "GONE_S", 0.3)
     monkeypatch.setattr(link_module, "SURE_S", 0.1)
+    monkeypatch.setattr(link_module, "FRESH_S", 0.1)
+    monkeypatch.setattr(courier_module, "LIST_S", 0.05)
     monkeypatch.setattr(courier_module, "POLL_S", 0.02)
     monkeypatch.setattr(courier_module, "LONGEST_POLL_S", 0.05)
 
@@ -296,6 +298,12 @@ class TestSuperLinkAway:
         request = httpx.Request("POST", "https://localhost/v1/runtime/pull-messages")
         busy = httpx.HTTPStatusError("disk full", request=request, response=httpx.Response(500))
         later(0.2, lambda: hub.failing.extend([busy] * 5))
+        assert Asked(hub).outcomes == ALL_ANSWERED
+
+    def test_a_superlink_that_takes_nothing_for_a_while_costs_no_site_its_tries(self, hub: SuperLink) -> None:
+        request = httpx.Request("POST", "https://localhost/v1/runtime/push-messages")
+        full = httpx.HTTPStatusError("disk full", request=request, response=httpx.Response(500))
+        hub.failing.extend([full] * 20)
         assert Asked(hub).outcomes == ALL_ANSWERED
 
     def test_a_run_that_was_ended_there_ends_here(self, hub: SuperLink) -> None:

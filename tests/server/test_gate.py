@@ -12,7 +12,7 @@ from flwr.app import RecordDict
 from common.codec import CODECS
 from common.errors import RefusedUpdate, RunError
 from common.wire import Layout, pack_weights
-from server.gate import MAX_NORM, Expectation, Spool, Update, admit, check_reply, judge, length
+from server.gate import MAX_NORM, Expectation, Spool, Update, admit, check_reply, judge
 
 LAYOUT = Layout.of({"encoder.weight": torch.zeros(2, 3), "head.bias": torch.zeros(2)})
 EXPECTED = Expectation(LAYOUT, round_number=4, max_weight=10)
@@ -81,22 +81,6 @@ def test_a_reply_that_cannot_be_read_is_refused_by_site() -> None:
         admit(RecordDict(), EXPECTED, site="adult-b")
 
     assert caught.value.code == "malformed"
-
-
-@pytest.mark.parametrize("size", [0, 1, 65536, 65537, 200_000])
-def test_length_is_the_euclidean_norm(size: int, rng: np.random.Generator) -> None:
-    flat = rng.normal(size=size).astype(np.float32)
-
-    assert length(flat) == pytest.approx(float(np.linalg.norm(flat.astype(np.float64))), rel=1e-12)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_length_shows_one_bad_value_among_many(value: float) -> None:
-    flat = np.ones(100_000, dtype=np.float32)
-    flat[77_777] = value
-
-    assert not math.isfinite(length(flat))
-    assert math.isfinite(length(np.full(100_000, 3.4e38, dtype=np.float32)))
 
 
 def test_judge_refuses_what_is_out_of_proportion() -> None:

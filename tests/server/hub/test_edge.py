@@ -271,13 +271,13 @@ def test_load_is_shed_with_503_alone(outside: Edge) -> None:
     def call() -> None:
         found.append(outside.ask("POST", "/v1/fleet/pull-messages")[0])
 
-    threads = [threading.Thread(target=call) for _ in range(40)]
+    threads = [threading.Thread(target=call) for _ in range(80)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=20)
     assert set(found) == {200, 503}
-    assert len(found) == 40
+    assert len(found) == 80
 
 
 def test_old_tls_is_refused(outside: Edge) -> None:

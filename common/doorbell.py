@@ -1,0 +1,143 @@
+"""Who asks Flower for work hears of it at once: a "there is none" is held back until there may be some.
+
+Flower answers each time at once, so that hub, sites and workers ask several times a second, and still hear of
+a message late; one such question costs a SuperLink 10 ms. An answer that was held back never carries a
+message: what is there is fetched by asking again, so that a question whose asker died meanwhile takes nothing
+along.
+
+These are Flower's private names, as in `common.flower`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+HELD_S = 2.0
+"""Longest that an answer is held back."""
+
+SETTLED_S = 0.03
+"""So long after the last part of a message it is taken for whole: who fetches it sooner waits for parts."""
+
+_LOOK_S = 0.01
+
+Call = Callable[..., Any]
+"""One of Flower's handlers: what was asked -> the answer."""
+
+
+@dataclass
+class Doorbell:
+    """Rung when there may be something; who waits for it waits `HELD_S` at most.
+
+    Attributes:
+        places: so many may wait at a time, others not at all. Each takes one of the forty threads that a
+            Flower server answers with.
+        settled_s: who waits is told so long after the last ring.
+    """
+
+    places: int
+    settled_s: float = 0.0
+    _rung_at: float = 0.0
+    _waiting: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wait(self, asked_at: float) -> None:
+        """Until it rang since then, `time.monotonic` seconds."""
+        self.wait_for(lambda: asked_at < self._rung_at <= time.monotonic() - self.settled_s)
+
+    def wait_for(self, is_there: Callable[[], bool]) -> None:
+        """Until something is there."""
+        with self._lock:
+            if self._waiting >= self.places:
+                return
+            self._waiting += 1
+        end = time.monotonic() + HELD_S
+        try:
+            while time.monotonic() < end and not is_there():
+                time.sleep(_LOOK_S)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def rung_by(self, call: Call) -> Call:
+        """The call, which rings once it is done."""
+
+        def ringing(*asked: object, **named: object) -> object:
+            given = call(*asked, **named)
+            self._rung_at = time.monotonic()
+            return given
+
+        return ringing
+
+    def holds(self, call: Call, is_empty: Callable[[Any], bool], *, again: bool = False) -> Call:
+        """The call, whose empty answer is held back.
+
+        Args:
+            call: takes nothing away where its answer is empty.
+            is_empty: judges an answer.
+            again: call once more after the wait; only for a call that never takes anything away.
+        """
+
+        def held(*asked: object, **named: object) -> object:
+            asked_at = time.monotonic()
+            given = call(*asked, **named)
+            if is_empty(given):
+                self.wait(asked_at)
+                return call(*asked, **named) if again else given
+            return given
+
+        return held
+
+
+def hold_link() -> None:
+    """In a SuperLink: sites hear of a message, and a run of a reply and of its parts, when they come."""
+    from flwr.superlink.servicer.fleet import fleet_handlers
+    from flwr.superlink.servicer.runtime import runtime_handlers
+
+    sites, runs = vars(fleet_handlers), vars(runtime_handlers)
+    question, reply, part = Doorbell(16, settled_s=SETTLED_S), Doorbell(4), Doorbell(8)
+    runs["push_object"] = question.rung_by(runs["push_object"])
+    sites["pull_messages"] = question.holds(sites["pull_messages"], lacks_messages)
+    sites["push_messages"] = reply.rung_by(sites["push_messages"])
+    runs["pull_messages"] = reply.holds(runs["pull_messages"], lacks_messages)
+    sites["push_object"] = part.rung_by(sites["push_object"])
+    runs["pull_object"] = part.holds(runs["pull_object"], is_on_its_way, again=True)
+
+
+def lacks_messages(answer: Any) -> bool:  # noqa: ANN401 - Flower's answers have no type in common
+    """Whether an answer brings no message."""
+    return not answer.messages_list
+
+
+def is_on_its_way(answer: Any) -> bool:  # noqa: ANN401
+    """Whether a part of a message was announced and has not come."""
+    return bool(answer.object_found and not answer.object_available)
+
+
+def hold_worker(is_receiving: Callable[[], bool]) -> None:
+    """In a SuperNode: a worker that asks for a task is answered when there is one, with all of its message.
+
+    Args:
+        is_receiving: whether the message of the last task is still coming in.
+    """
+    from flwr.common.constant import Status
+    from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
+    from flwr.supernode.nodestate import NodeState
+    from flwr.supernode.servicer.runtime import runtime_handlers
+
+    bell = Doorbell(1)
+    acquire = runtime_handlers.acquire_task
+
+    def acquire_task(request: AcquireTaskRequest, state: NodeState) -> AcquireTaskResponse:
+        def is_there() -> bool:
+            return len(state.get_tasks(statuses=[Status.PENDING])) > is_receiving()
+
+        if is_there():
+            return acquire(request, state)
+        bell.wait_for(is_there)
+        return AcquireTaskResponse()
+
+    vars(runtime_handlers)["acquire_task"] = acquire_task
