@@ -42,7 +42,9 @@ Answer = Callable[[Task], Message]
 Refuse = Callable[[Task, str], Message]
 """A task and a code -> the reply of a message that could not be answered by its own process."""
 
-EAGER_PAUSE_S, EAGER_FOR_S, IDLE_PAUSE_S = 0.1, 120.0, 0.5
+PAUSE_S, AWAY_PAUSE_S = 0.02, 0.5
+"""Between two looks for a message, where the node holds its answer back until there is one, and where no node
+answers."""
 BEAT_S = 2.0
 GRACE_S = 5.0
 """An overdue message ends itself at its deadline; one that cannot is killed so much later."""
@@ -64,42 +66,24 @@ class Overdue(BaseException):
     """The message's deadline is over; no `except Exception` on the way may swallow it."""
 
 
-@dataclass
-class Pace:
-    """How long to wait for the next message: shorter when one came lately."""
-
-    last: float = 0.0
-
-    def note(self) -> None:
-        """A message came."""
-        self.last = time.monotonic()
-
-    def pause_s(self) -> float:
-        """Seconds from one look to the next, most of which the node holds its answer back."""
-        return EAGER_PAUSE_S if time.monotonic() - self.last < EAGER_FOR_S else IDLE_PAUSE_S
-
-
 def work(source: TaskSource, answer: Answer, *, refuse: Refuse, resident: bool = False) -> None:
     """Answer messages until a signal ends this process."""
     quicken()
-    pace = Pace()
     gc.freeze()  # what was imported is shared with every fork, and never looked at again
     while True:
-        asked_at = time.monotonic()
         try:
             task = source.take()
         except ConnectionError as error:
             log.debug("%s", error)
-            task = None
-        if task is None:
-            time.sleep(max(0.0, asked_at + pace.pause_s() - time.monotonic()))
+            time.sleep(AWAY_PAUSE_S)
             continue
-        pace.note()
+        if task is None:
+            time.sleep(PAUSE_S)
+            continue
         if task.unreadable:
             _give_up(task, refuse(task, "malformed"))
             continue
         (_answer_here if resident else _answer_in_fork)(task, answer, refuse)
-        pace.note()
 
 
 def seconds_left(task: Task) -> float:

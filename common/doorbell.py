@@ -16,11 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+QUESTIONS, LOOKS, PARTS = 16, 4, 8
+"""Places of a SuperLink, which answers with forty threads. The edge lets more calls of one address through at
+a time than there are places for questions."""
+
 HELD_S = 2.0
 """Longest that an answer is held back."""
 
 SETTLED_S = 0.03
-"""So long after the last part of a message it is taken for whole: who fetches it sooner waits for parts."""
+"""So long after the last part of any message the last one is taken for whole: who fetches it sooner waits."""
+
+COME_AGAIN = 1
 
 _LOOK_S = 0.01
 
@@ -33,8 +39,7 @@ class Doorbell:
     """Rung when there may be something; who waits for it waits `HELD_S` at most.
 
     Attributes:
-        places: so many may wait at a time, others not at all. Each takes one of the forty threads that a
-            Flower server answers with.
+        places: so many may wait at a time, each in a thread of the server; others do not wait at all.
         settled_s: who waits is told so long after the last ring.
     """
 
@@ -72,13 +77,13 @@ class Doorbell:
 
         return ringing
 
-    def holds(self, call: Call, is_empty: Callable[[Any], bool], *, again: bool = False) -> Call:
+    def holds(self, call: Call, is_empty: Callable[[Any], bool], after: Call) -> Call:
         """The call, whose empty answer is held back.
 
         Args:
-            call: takes nothing away where its answer is empty.
-            is_empty: judges an answer.
-            again: call once more after the wait; only for a call that never takes anything away.
+            call: one of Flower's.
+            is_empty: judges its answer.
+            after: what is answered after the wait: takes the call's answer, then what was asked.
         """
 
         def held(*asked: object, **named: object) -> object:
@@ -86,7 +91,7 @@ class Doorbell:
             given = call(*asked, **named)
             if is_empty(given):
                 self.wait(asked_at)
-                return call(*asked, **named) if again else given
+                return after(given, *asked, **named)
             return given
 
         return held
@@ -98,16 +103,28 @@ def hold_link() -> None:
     from flwr.superlink.servicer.runtime import runtime_handlers
 
     sites, runs = vars(fleet_handlers), vars(runtime_handlers)
-    question, reply, part = Doorbell(16, settled_s=SETTLED_S), Doorbell(4), Doorbell(8)
+    question, reply, part = Doorbell(QUESTIONS, settled_s=SETTLED_S), Doorbell(LOOKS), Doorbell(PARTS)
+    pull_object = runs["pull_object"]  # takes nothing away, and so may be called again
     runs["push_object"] = question.rung_by(runs["push_object"])
-    sites["pull_messages"] = question.holds(sites["pull_messages"], lacks_messages)
+    sites["pull_messages"] = question.holds(sites["pull_messages"], lacks_messages, say_come_again)
     sites["push_messages"] = reply.rung_by(sites["push_messages"])
-    runs["pull_messages"] = reply.holds(runs["pull_messages"], lacks_messages)
+    runs["pull_messages"] = reply.holds(runs["pull_messages"], lacks_messages, lambda given, *_: given)
     sites["push_object"] = part.rung_by(sites["push_object"])
-    runs["pull_object"] = part.holds(runs["pull_object"], is_on_its_way, again=True)
+    runs["pull_object"] = part.holds(pull_object, is_on_its_way, lambda _, *asked: pull_object(*asked))
 
 
-def lacks_messages(answer: Any) -> bool:  # noqa: ANN401 - Flower's answers have no type in common
+def say_come_again(answer: Any, **_: object) -> Any:  # noqa: ANN401 - Flower's answers have no type in common
+    """Tell a node that its answer was held back, in a field that Flower has and does not use."""
+    answer.reconnect.reconnect = COME_AGAIN
+    return answer
+
+
+def says_come_again(answer: Any) -> bool:  # noqa: ANN401
+    """Whether the node is to ask again at once."""
+    return bool(answer.reconnect.reconnect == COME_AGAIN)
+
+
+def lacks_messages(answer: Any) -> bool:  # noqa: ANN401
     """Whether an answer brings no message."""
     return not answer.messages_list
 
@@ -128,7 +145,7 @@ def hold_worker(is_receiving: Callable[[], bool]) -> None:
     from flwr.supernode.nodestate import NodeState
     from flwr.supernode.servicer.runtime import runtime_handlers
 
-    bell = Doorbell(1)
+    bell = Doorbell(2)
     acquire = runtime_handlers.acquire_task
 
     def acquire_task(request: AcquireTaskRequest, state: NodeState) -> AcquireTaskResponse:

@@ -27,6 +27,9 @@ from common.errors import RefusedUpdate
 PART_BYTES = 7 << 20
 """The edge lets 8 MiB through."""
 
+_LENGTH_BYTES = 10
+"""Most that one length takes."""
+
 _OF_BYTES = ProtoConfigRecordValue.DESCRIPTOR.fields_by_name["bytes"].number
 _WORDS, _RECORDS, _LENGTHS, _BYTES = "words", "records", "lengths", "bytes"
 
@@ -83,11 +86,10 @@ def _ahead(field: int, length: int) -> bytes:
 
 def seal(content: RecordDict) -> RecordDict:
     """The content of a message to one receiver, made ready to travel; `unseal` gives it back."""
-    records, lengths, pieces = _taken_apart(content)
-    words = _Part({_RECORDS: records, _LENGTHS: lengths})
-    if pieces:
-        words[_BYTES] = pieces[0]
-    return RecordDict({_WORDS: words, **_parts(pieces[1:])})
+    records, lengths, data = _taken_apart(content)
+    room = max(PART_BYTES - len(records) - _LENGTH_BYTES * len(lengths), 0)
+    words = _Part({_RECORDS: records, _LENGTHS: lengths, _BYTES: data[:room]})
+    return RecordDict({_WORDS: words, **_parts(data[room:])})
 
 
 def seal_for_many(contents: Sequence[RecordDict]) -> list[RecordDict]:
@@ -95,10 +97,12 @@ def seal_for_many(contents: Sequence[RecordDict]) -> list[RecordDict]:
     known: dict[tuple[int, ...], dict[str, ConfigRecord]] = {}
     sealed = []
     for content in contents:
+        records, lengths, data = _taken_apart(content)
         same = tuple(id(array.data) for record in content.array_records.values() for array in record.values())
-        records, lengths, pieces = _taken_apart(content)
-        parts = known.setdefault(same, _parts(pieces))
-        sealed.append(RecordDict({_WORDS: ConfigRecord({_RECORDS: records, _LENGTHS: lengths}), **parts}))
+        if same not in known:
+            known[same] = _parts(data)
+        words = ConfigRecord({_RECORDS: records, _LENGTHS: lengths})
+        sealed.append(RecordDict({_WORDS: words, **known[same]}))
     return sealed
 
 
@@ -119,8 +123,8 @@ def unseal(sealed: RecordDict) -> RecordDict:
     return content
 
 
-def _taken_apart(content: RecordDict) -> tuple[bytes, list[int], list[bytes]]:
-    """The records without their arrays' bytes, how long each array is, and the bytes in pieces."""
+def _taken_apart(content: RecordDict) -> tuple[bytes, list[int], bytes]:
+    """The records without their arrays' bytes, how long each array is, and the bytes."""
     words, arrays = RecordDict(), list[Array]()
     for key, record in content.items():
         if isinstance(record, ArrayRecord):
@@ -128,14 +132,13 @@ def _taken_apart(content: RecordDict) -> tuple[bytes, list[int], list[bytes]]:
             words[key] = ArrayRecord({name: replace(array, data=b"") for name, array in record.items()})
         else:
             words[key] = record
-    data = b"".join(array.data for array in arrays)
     records = recorddict_to_proto(words).SerializeToString(deterministic=True)
-    pieces = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
-    return records, [len(array.data) for array in arrays], pieces
+    return records, [len(array.data) for array in arrays], b"".join(array.data for array in arrays)
 
 
-def _parts(pieces: Sequence[bytes]) -> dict[str, ConfigRecord]:
-    return {f"{_BYTES}-{number}": _Part({_BYTES: piece}) for number, piece in enumerate(pieces)}
+def _parts(data: bytes) -> dict[str, ConfigRecord]:
+    starts = range(0, len(data), PART_BYTES)
+    return {f"{_BYTES}-{n}": _Part({_BYTES: data[at : at + PART_BYTES]}) for n, at in enumerate(starts)}
 
 
 def _fill(content: RecordDict, lengths: list[int], data: bytes) -> None:

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from common.doorbell import says_come_again
+
 if TYPE_CHECKING:
     import httpx
     from flwr.supercore.protobuf.client import ProtobufClient
@@ -34,9 +36,6 @@ LONGEST_S = 86_400.0
 
 REPLY_S = 60.0
 """From a message's deadline until the worker must have answered, or never will."""
-
-HELD_S = 0.2
-"""An answer that took longer than this was held back by the hub, or the hub has much to do."""
 
 Told = Callable[[], None]
 Client = TypeVar("Client", bound="ProtobufClient")
@@ -189,9 +188,8 @@ def successor(
             return cast("ActivateNodeResponse", given)
 
         def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802
-            asked_at = time.monotonic()
             given = super().PullMessages(request)
-            waits.was_held = time.monotonic() - asked_at > HELD_S
+            waits.was_held = says_come_again(given)
             for message in given.messages_list[:1]:
                 metadata = message.metadata
                 waits.begin(metadata.created_at + metadata.ttl - time.time())

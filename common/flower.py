@@ -38,7 +38,11 @@ QUIET = {
 }
 """Flower and Ray call home, and install packages, unless told not to."""
 
-KEPT_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+KEPT_BUFFERS = {
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_ARENA_MAX": "2",
+}
 """For who passes messages on: memory of one part is kept for the next, else each is zeroed page by page."""
 
 APP = """\
@@ -261,8 +265,9 @@ class _Pauses:
 def look(grid: Grid, message_ids: Sequence[str]) -> Mapping[str, Callable[[], Message | None]]:
     """Which of these messages have a reply now -> what fetches it; Flower's own look fetches all in a row.
 
-    Empty where no SuperLink is there: Flower would look again and again, and then at nodes that a SuperLink
-    which was away calls offline: such a look deletes their replies.
+    Raises:
+        ConnectionError: no SuperLink answered. Flower would look again and again, and then at nodes that a
+            SuperLink which was away calls offline: such a look deletes their replies.
     """
     import httpx
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
@@ -270,8 +275,8 @@ def look(grid: Grid, message_ids: Sequence[str]) -> Mapping[str, Callable[[], Me
     client = _impatient(cast(Any, grid)._runtime_client)
     try:
         told = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
-    except httpx.ConnectError:
-        return {}
+    except httpx.TransportError as error:
+        raise ConnectionError(f"the SuperLink does not answer ({type(error).__name__})") from None
     found = {}
     for reply, tree in zip(told.messages_list, told.message_object_trees, strict=True):
         alone = PullAppMessagesResponse(messages_list=[reply], message_object_trees=[tree])
@@ -280,12 +285,12 @@ def look(grid: Grid, message_ids: Sequence[str]) -> Mapping[str, Callable[[], Me
 
 
 def _impatient(client: Any) -> Any:  # noqa: ANN401 - RuntimeHttpClient, with names that are Flower's own
-    """The client, but one that gives up where nobody takes its connection."""
+    """The client, but one that asks once."""
     import httpx
 
     own, retries = copy.copy(client), copy.copy(client._retry_invoker)
     gives_up = retries.should_giveup
-    retries.should_giveup = lambda error: isinstance(error, httpx.ConnectError) or gives_up(error)
+    retries.should_giveup = lambda error: isinstance(error, httpx.TransportError) or gives_up(error)
     own._retry_invoker = retries
     return own
 

@@ -69,6 +69,11 @@ class _Letter:
         return (found or {}).get(self.message_id or "")
 
     @property
+    def was_looked_for(self) -> bool:
+        """Whether the last look is over, and gave an answer."""
+        return self.look is not None and self.look.done() and result_of(self.look) is not None
+
+    @property
     def under_way(self) -> Future[Any] | None:
         """What has not come back yet, of pushing, looking and pulling."""
         calls = (self.pushed, self.look, self.pulled)
@@ -144,6 +149,14 @@ class _Tour:
     def look_due_s(self) -> float:
         """Seconds until the next look; not known where a list must come first."""
         return self.looked_at + self.pause_s - time.monotonic() if self.link.is_fresh else math.inf
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds until there is something to do of which no call that is under way will tell."""
+        now = time.monotonic()
+        list_due_s = math.inf if self.link.listing else self.link.listed_at + self.list_pause_s - now
+        look_due_s = self.look_due_s if self.look_due_s > 0 else math.inf  # else nothing could be looked for
+        return max(SHORTEST_REST_S, min(list_due_s, look_due_s, self.pause_s, self.left_s))
 
 
 def carry(
@@ -252,7 +265,7 @@ def _judge_probe(errand: _Errand, tour: _Tour) -> None:
         elif probe.pushed.done() and not probe.message_id:
             errand.probe = None
     elif letter.under_way is None:
-        if letter.looked_at > errand.probed_at:
+        if letter.was_looked_for and letter.looked_at > errand.probed_at:
             errand.start_over()
     elif letter.under_way is letter.pulled and time.monotonic() - errand.probed_at > HALF_REPLY_S:
         errand.start_over()
@@ -294,12 +307,11 @@ def _message(errand: _Errand, content: RecordDict, kind: str, tour: _Tour) -> Me
 
 def _look(errands: Iterable[_Errand], tour: _Tour) -> None:
     """Begin one look for the replies to all letters of which nothing is under way."""
-    tour.looked_at = time.monotonic()
     safe = [errand for errand in errands if tour.link.may_look(errand.node)]
     letters = [letter for errand in safe for letter in errand.letters() if letter.under_way is None]
     asked = {letter.message_id: letter for letter in letters if letter.message_id and not letter.reply()}
     if asked:
-        look = tour.link.look(list(asked))
+        look, tour.looked_at = tour.link.look(list(asked)), time.monotonic()
         for letter in asked.values():
             letter.look, letter.looked_at = look, tour.looked_at
 
@@ -314,13 +326,10 @@ def _rest(errands: Iterable[_Errand], tour: _Tour) -> None:
     """Sleep until something came in, or until it is time for the next look or list."""
     under_way = [letter.under_way for errand in errands for letter in errand.letters()]
     calls: list[Future[Any]] = [call for call in (tour.link.listing, *under_way) if call is not None]
-    list_due_s = tour.link.listed_at + tour.list_pause_s - time.monotonic()
-    due_s = min(tour.look_due_s, math.inf if tour.link.listing else list_due_s, tour.pause_s)
-    timeout_s = max(SHORTEST_REST_S, min(due_s, tour.left_s))
     if calls:
-        wait(calls, timeout=timeout_s, return_when=FIRST_COMPLETED)
+        wait(calls, timeout=tour.rest_s, return_when=FIRST_COMPLETED)
     else:
-        time.sleep(timeout_s)
+        time.sleep(tour.rest_s)
 
 
 def _unanswered(errand: _Errand, tour: _Tour) -> Answer:

@@ -7,7 +7,7 @@ the hub ends when it should. One look asks about all that is expected: a request
 
 What Flower does, read in its source and relied on:
 a look for the reply of a node that is offline deletes the question and any reply: only who is on a list of
-the nodes that came just now is looked at, and a SuperLink that is away gives no list;
+the nodes that came within the last second is looked at, and a SuperLink that is away gives no list;
 a reply that was seen belongs to whoever saw it first: a look that began is never given up, and nothing is
 looked for twice at a time;
 `last_activated_at` changes whenever a node was gone for a while, restarted or not.
@@ -116,7 +116,7 @@ class Link:
         self._listing = None
         if nodes is None:
             return False
-        self._known_at = self.listed_at
+        self._known_at = time.monotonic()
         self._take_in(nodes, watched)
         return True
 
@@ -206,7 +206,7 @@ def begun(call: Callable[[], T]) -> Future[T]:
 
 
 def result_of(future: Future[T]) -> T | None:
-    """What a call that is done gave; None where the SuperLink answered with an error that may pass.
+    """What a call that is done gave; None where the SuperLink gave no answer, or an error that may pass.
 
     Raises:
         RunError: Flower gave the call up for good: the run was ended there, or the line is broken.
@@ -214,7 +214,7 @@ def result_of(future: Future[T]) -> T | None:
     error = future.exception()
     if error is None:
         return future.result()
-    if isinstance(error, httpx.HTTPStatusError):
+    if isinstance(error, (httpx.HTTPStatusError, ConnectionError)):
         return None
     raise RunError(
         f"Flower's SuperLink takes no more calls from this run ({type(error).__name__}): the run was ended "

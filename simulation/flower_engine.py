@@ -53,16 +53,18 @@ def run_on_flower(plan: Plan) -> None:
 
 @contextmanager
 def _told_of_ctrl_c(stopped: threading.Event) -> Iterator[None]:
-    """Set the event at a Ctrl-C, whoever swallows its exception on the way: one was lost in the engine."""
-    if threading.current_thread() is not threading.main_thread():
+    """Set the event at a Ctrl-C, whoever swallows its exception on the way.
+
+    Where it is ignored, as a shell has it for what runs in the background, it stays so.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def heard(number: int, frame: FrameType | None) -> None:
         stopped.set()
-        if callable(before):
-            before(number, frame)
+        before(number, frame)
 
     signal.signal(signal.SIGINT, heard)
     try:

@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from common.doorbell import hold_link
 
 DATABASE = (("page_size", str(32 << 10)), ("wal_autocheckpoint", "4000"))
-"""A part of a model lies on some 200 pages instead of 1,800, each written by itself. What was written is
-copied to its place each 128 MB instead of each 4 MB; until then it lies in the file beside it."""
+"""Of a new database. A part of a model lies on some 200 pages instead of 1,800, each written by itself. What
+was written is copied to its place each 128 MB instead of each 4 MB; until then it lies in the file beside."""
 
 CONTROL = "/v1/control/"
 FOR_CONTROL = (
@@ -77,8 +77,7 @@ def main() -> None:
     vars(app)["_get_middleware"] = lambda: lean(layers)
     settings["SQLITE_PRAGMAS"] = (*DATABASE, *settings["SQLITE_PRAGMAS"])
     hold_link()
-    gc.freeze()  # what was imported is never looked at again, and the rest seldom
-    gc.set_threshold(20_000, 20, 50)
+    gc.freeze()  # what was imported is never looked at again
     sys.argv[0] = "flower-superlink"
     flower_superlink()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse, PullAppMessagesResponse
 from flwr.superlink.servicer.fleet import fleet_handlers
@@ -17,22 +18,21 @@ from flwr.supernode.nodestate import NodeState
 from flwr.supernode.servicer.runtime import runtime_handlers as node_handlers
 
 from common import doorbell
-from common.doorbell import Doorbell, hold_link, hold_worker, is_on_its_way, lacks_messages
+from common.doorbell import Doorbell, hold_link, hold_worker, is_on_its_way, lacks_messages, says_come_again
+from server.hub import edge
 from tests.local_node import node_state, put_message
 
 SOON_S = 1.0
 """Well under `HELD_S`, also on a busy machine."""
 
 
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+def timed(call: Callable[[], Any], *, ring: Callable[[], object] = lambda: None) -> tuple[Any, float]:
+    """What a call gives, and the seconds that it takes; `ring` is done 0.2 s after it began."""
     began = time.monotonic()
-    return call(), time.monotonic() - began
-
-
-def later(action: Callable[[], object]) -> None:
-    timer = threading.Timer(0.1, action)
+    timer = threading.Timer(0.2, ring)
     timer.daemon = True
     timer.start()
+    return call(), time.monotonic() - began
 
 
 def nothing() -> None:
@@ -42,9 +42,8 @@ def nothing() -> None:
 class TestDoorbell:
     def test_a_wait_ends_when_it_rings(self) -> None:
         bell = Doorbell(1)
-        later(bell.rung_by(nothing))
-        _, seconds = timed(lambda: bell.wait(time.monotonic()))
-        assert 0.1 <= seconds < SOON_S
+        _, seconds = timed(lambda: bell.wait(time.monotonic()), ring=bell.rung_by(nothing))
+        assert 0.2 <= seconds < SOON_S
 
     def test_a_ring_before_the_question_is_old(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doorbell, "HELD_S", 0.2)
@@ -68,7 +67,8 @@ class TestDoorbell:
         bell = Doorbell(1)
         here = threading.Thread(target=bell.wait_for, args=(lambda: False,), daemon=True)
         here.start()
-        time.sleep(0.1)
+        while bell._waiting == 0:
+            time.sleep(0.005)
         _, seconds = timed(lambda: bell.wait_for(lambda: False))
         assert seconds < SOON_S
         assert here.is_alive()
@@ -85,25 +85,17 @@ class TestDoorbell:
     def test_an_answer_that_was_held_is_the_empty_one(self) -> None:
         """A message that came meanwhile stays for who asks again: who asked may be gone."""
         bell, there = Doorbell(1), list[str]()
-
-        def come() -> None:
-            there.append("message")
-
-        later(bell.rung_by(come))
-        given, seconds = timed(bell.holds(lambda: list(there), lambda answer: not answer))
+        look = bell.holds(lambda: list(there), lambda answer: not answer, lambda given: given)
+        given, seconds = timed(look, ring=bell.rung_by(lambda: there.append("message")))
         assert given == []
-        assert 0.1 <= seconds < SOON_S
-        assert bell.holds(lambda: list(there), lambda answer: not answer)() == ["message"]
+        assert 0.2 <= seconds < SOON_S
+        assert look() == ["message"]
 
-    def test_what_takes_nothing_away_is_asked_again(self) -> None:
-        bell, there = Doorbell(1), list[str]()
-
-        def come() -> None:
-            there.append("part")
-
-        later(bell.rung_by(come))
-        given, _ = timed(bell.holds(lambda: list(there), lambda answer: not answer, again=True))
-        assert given == ["part"]
+    def test_after_the_wait_comes_what_is_to_come(self) -> None:
+        bell = Doorbell(1)
+        asks = bell.holds(lambda word: "", lambda answer: not answer, lambda given, word: word)
+        given, _ = timed(lambda: asks("part"), ring=bell.rung_by(nothing))
+        assert given == "part"
 
 
 def test_answers_are_judged_as_flower_makes_them() -> None:
@@ -130,8 +122,9 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, module: object, **answers: object) 
 
 
 def test_a_superlink_tells_a_site_of_a_part_and_a_run_of_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    none, coming = SimpleNamespace(messages_list=[]), PullObjectResponse(object_found=True)
-    stubbed(monkeypatch, fleet_handlers, pull_messages=none, push_messages=None, push_object=None)
+    none, coming = PullAppMessagesResponse(), PullObjectResponse(object_found=True)
+    quiet = PullMessagesResponse()
+    stubbed(monkeypatch, fleet_handlers, pull_messages=quiet, push_messages=None, push_object=None)
     asked = stubbed(monkeypatch, link_handlers, pull_messages=none, push_object=None, pull_object=coming)
     hold_link()
     sites: Any = fleet_handlers
@@ -141,10 +134,21 @@ def test_a_superlink_tells_a_site_of_a_part_and_a_run_of_a_reply(monkeypatch: py
         (sites.push_messages, runs.pull_messages),
         (sites.push_object, runs.pull_object),
     ):
-        later(ring)
-        _, seconds = timed(question)
-        assert 0.1 <= seconds < SOON_S
-    assert asked == ["push_object", "pull_messages", "pull_object", "pull_object"]
+        _, seconds = timed(question, ring=ring)
+        assert 0.2 <= seconds < SOON_S
+    assert sorted(asked) == ["pull_messages", "pull_object", "pull_object", "push_object"]
+    assert says_come_again(quiet), "the node is told"
+
+
+def test_a_node_of_a_hub_that_holds_nothing_back_is_told_nothing() -> None:
+    assert not says_come_again(PullMessagesResponse())
+
+
+def test_the_edge_lets_more_calls_through_than_a_superlink_holds_back() -> None:
+    let = re.search(r"limit_conn connections (\d+);", edge._CONFIGURATION)
+    assert let is not None
+    assert int(let[1]) >= 2 * doorbell.QUESTIONS
+    assert doorbell.QUESTIONS + doorbell.LOOKS + doorbell.PARTS <= 40 - 10, "threads of a Flower server"
 
 
 def acquire(state: NodeState) -> AcquireTaskResponse:
@@ -159,10 +163,9 @@ class TestWorker:
     def test_it_is_told_of_a_task_and_takes_it_by_asking_again(self) -> None:
         hold_worker(lambda: False)
         factory = node_state()
-        later(lambda: put_message(factory))
-        given, seconds = timed(lambda: acquire(factory.state()))
+        given, seconds = timed(lambda: acquire(factory.state()), ring=lambda: put_message(factory))
         assert not given.HasField("task")
-        assert 0.1 <= seconds < SOON_S
+        assert 0.2 <= seconds < SOON_S
         given, seconds = timed(lambda: acquire(factory.state()))
         assert given.HasField("task")
         assert seconds < SOON_S

@@ -28,6 +28,7 @@ from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from common import fleet
+from common.doorbell import say_come_again
 
 NODE = 7
 
@@ -157,9 +158,13 @@ def test_how_long_the_work_took_is_not_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert list(sent[0].clientapp_runtime_list) == [0.0]
 
 
-def pulling(monkeypatch: pytest.MonkeyPatch, patience: fleet.Patience, *, ttl: float | None) -> None:
+def pulling(
+    monkeypatch: pytest.MonkeyPatch, patience: fleet.Patience, *, ttl: float | None, held: bool = False
+) -> None:
     """A look for messages that finds one with so many seconds to live, or none."""
     given = PullMessagesResponse()
+    if held:
+        say_come_again(given)
     if ttl is not None:
         metadata = given.messages_list.add().metadata
         metadata.created_at, metadata.ttl = time.time(), ttl
@@ -180,6 +185,18 @@ def test_a_node_waits_as_long_as_the_last_message_lives(
     pulling(monkeypatch, patience, ttl=ttl)
     assert patience.end - time.monotonic() == pytest.approx(waits_s, abs=10)
     assert not patience.is_over()
+
+
+def test_a_node_knows_whether_it_was_held_and_whether_a_message_is_coming_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patience = fleet.Patience()
+    pulling(monkeypatch, patience, ttl=None, held=True)
+    assert (patience.was_held, patience.is_receiving) == (True, False)
+    pulling(monkeypatch, patience, ttl=None)
+    assert (patience.was_held, patience.is_receiving) == (False, False)
+    pulling(monkeypatch, patience, ttl=30.0)
+    assert (patience.was_held, patience.is_receiving) == (False, True)
 
 
 def joining(

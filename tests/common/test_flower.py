@@ -245,6 +245,18 @@ def test_a_reply_whose_parts_are_gone_is_an_error_and_harms_no_other(told: Told)
     assert whole.metadata.message_id == there.metadata.message_id
 
 
+def test_a_look_is_not_repeated_against_a_superlink_that_is_away() -> None:
+    """Flower would ask until it is back, and calls its nodes offline; that deletes their replies."""
+    grid = grid_with(Told([], {}))
+    grid.__dict__["_client"] = RuntimeHttpClient.from_server_address(
+        "127.0.0.1:9", True, None, interceptors=[], retry_invoker=make_simple_http_retry_invoker()
+    )
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match="does not answer"):
+        flower.look(grid, ["first"])
+    assert time.monotonic() - began < 5
+
+
 # The SuperNode's local API, as Flower ships it, and our source of tasks
 
 

@@ -293,6 +293,24 @@ class TestSuperLinkAway:
         assert asked.outcomes == ALL_ANSWERED
         assert site.received.count(wire.ROUND) == 1
 
+    def test_a_look_that_no_superlink_answered_proves_no_question_lost(self, hub: SuperLink) -> None:
+        """The site was away, came back and answered a small question; then the SuperLink goes for a while."""
+        site = hub.sites[SLOW]
+        site.work_s = 1.0
+        at_work(site, site.cut, then_s=0.4, then=site.come_back)
+
+        def vanish() -> None:
+            while wire.HELLO not in site.received:
+                time.sleep(0.002)
+            hub.go_away()
+            time.sleep(0.5)
+            hub.come_back()
+
+        threading.Thread(target=vanish, daemon=True).start()
+        asked = Asked(hub, deadline_s=10.0)
+        assert asked.outcomes == ALL_ANSWERED
+        assert site.received.count(wire.ROUND) == 1
+
     def test_an_error_of_the_superlink_passes(self, hub: SuperLink) -> None:
         hub.sites[SLOW].work_s = 0.5
         request = httpx.Request("POST", "https://localhost/v1/runtime/pull-messages")

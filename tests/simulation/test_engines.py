@@ -63,6 +63,14 @@ def test_a_run_that_fails_there_fails_in_the_same_words(
         simulate(federation, resume=False, listen=lambda event: None)
 
 
+HEARS_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+from common.cli import main
+main()
+"""
+
+
 @needs_proc
 def test_ctrl_c_ends_it_soon_and_leaves_no_process(tmp_path: Path, tiny_cohorts: dict[str, Path]) -> None:
     """The hub is in a thread there, which no signal reaches."""
@@ -71,7 +79,7 @@ def test_ctrl_c_ends_it_soon_and_leaves_no_process(tmp_path: Path, tiny_cohorts:
     sites = [word for name, folder in tiny_cohorts.items() for word in ("--site", f"{name}={folder}")]
     command = ["simulate", str(plan), "--out", str(run), "--engine", "flower", *sites]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from common.cli import main; main()", *command],
+        [sys.executable, "-c", HEARS_CTRL_C, *command],
         cwd=Path(__file__).resolve().parents[2],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
