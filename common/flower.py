@@ -71,7 +71,7 @@ HEARTBEAT_S = 10
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
 """Between two looks for an object that is still being uploaded; Flower waits 1, 2, 4 up to 10 s."""
 
-LONGEST_RETRY_S = 5.0
+LONGEST_RETRY_S = 5
 """Between two tries to reach who does not answer; with Flower's 20 s a mended link stays unused for long."""
 
 EAGER_PAUSE_S, EAGER_FOR_S = 0.25, 120.0
@@ -155,11 +155,13 @@ def supernode(
     """
     from flwr.supercore import heartbeat
     from flwr.supercore.corestate import in_memory_corestate
+    from flwr.supercore.retry import exponential
     from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     for module in (heartbeat, in_memory_corestate, fleet_http_connection):
         _replace(module, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_S)
+    _replace(heartbeat, "exponential", lambda *, max_delay: exponential(max_delay=LONGEST_RETRY_S))
     patience = Patience()
     hub = successor(predecessor, on_joined, patience=patience, on_yes=on_heard)
     _replace(start_client_internal, "time", _Pauses(patience))

@@ -27,7 +27,7 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.serverapp import Grid
-from flwr.supercore import app_utils, constant
+from flwr.supercore import app_utils, constant, heartbeat
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.retry import RetryInvoker, http_retry
@@ -67,6 +67,11 @@ def test_flowers_loop_still_sleeps_where_pauses_are_put() -> None:
     assert source.count("time.sleep(3)") == 1
     assert source.count("time.sleep(0.5)") == 2
     assert source.count("time.") == 3 + source.count("total time.")
+
+
+def test_flowers_heartbeat_waits_ever_longer_for_a_hub_that_is_away() -> None:
+    """With that, a site whose link is back counts as offline for another twenty seconds."""
+    assert inspect.getsource(heartbeat.HeartbeatSender).count("exponential(max_delay=20)") == 1
 
 
 def test_quicken_shortens_the_back_off_that_flower_has(monkeypatch: pytest.MonkeyPatch) -> None:
