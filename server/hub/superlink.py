@@ -78,7 +78,7 @@ def main() -> None:
     settings["SQLITE_PRAGMAS"] = (*DATABASE, *settings["SQLITE_PRAGMAS"])
     hold_link()
     gc.freeze()  # what was imported is never looked at again
-    gc.set_threshold(2_000, 10, 50)  # seldom enough to cost little; a body of 8 MiB lies in a cycle until then
+    gc.set_threshold(2_000, 10, 50)  # until then a body of 8 MiB lies in a cycle
     sys.argv[0] = "flower-superlink"
     flower_superlink()
 
