@@ -28,8 +28,6 @@ SETTLED_S = 0.03
 
 COME_AGAIN = 1
 
-_LOOK_S = 0.01
-
 Call = Callable[..., Any]
 """One of Flower's handlers: what was asked -> the answer."""
 
@@ -47,32 +45,42 @@ class Doorbell:
     settled_s: float = 0.0
     _rung_at: float = 0.0
     _waiting: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def ring(self) -> None:
+        """Tell who waits."""
+        with self._changed:
+            self._rung_at = time.monotonic()
+            self._changed.notify_all()
 
     def wait(self, asked_at: float) -> None:
         """Until it rang since then, `time.monotonic` seconds."""
-        self.wait_for(lambda: asked_at < self._rung_at <= time.monotonic() - self.settled_s)
+        self.wait_for(lambda: self._rung_at > asked_at)
 
     def wait_for(self, is_there: Callable[[], bool]) -> None:
-        """Until something is there."""
-        with self._lock:
+        """Until something is there, which is looked at when it rings."""
+        with self._changed:
             if self._waiting >= self.places:
                 return
             self._waiting += 1
-        end = time.monotonic() + HELD_S
-        try:
-            while time.monotonic() < end and not is_there():
-                time.sleep(_LOOK_S)
-        finally:
-            with self._lock:
+            end = time.monotonic() + HELD_S
+            try:
+                while (left_s := self._rest_s(end, is_there=is_there())) > 0:
+                    self._changed.wait(left_s)
+            finally:
                 self._waiting -= 1
+
+    def _rest_s(self, end: float, *, is_there: bool) -> float:
+        """Seconds to wait: until the end, or until what is there has settled."""
+        until = min(end, self._rung_at + self.settled_s) if is_there else end
+        return until - time.monotonic()
 
     def rung_by(self, call: Call) -> Call:
         """The call, which rings once it is done."""
 
         def ringing(*asked: object, **named: object) -> object:
             given = call(*asked, **named)
-            self._rung_at = time.monotonic()
+            self.ring()
             return given
 
         return ringing
@@ -134,11 +142,14 @@ def is_on_its_way(answer: Any) -> bool:  # noqa: ANN401
     return bool(answer.object_found and not answer.object_available)
 
 
-def hold_worker(is_receiving: Callable[[], bool]) -> None:
+def hold_worker(is_receiving: Callable[[], bool]) -> Doorbell:
     """In a SuperNode: a worker that asks for a task is answered when there is one, with all of its message.
 
     Args:
         is_receiving: whether the message of the last task is still coming in.
+
+    Returns:
+        To be rung when a message has come in.
     """
     from flwr.common.constant import Status
     from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
@@ -158,3 +169,4 @@ def hold_worker(is_receiving: Callable[[], bool]) -> None:
         return AcquireTaskResponse()
 
     vars(runtime_handlers)["acquire_task"] = acquire_task
+    return bell

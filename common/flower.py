@@ -167,12 +167,14 @@ def supernode(
     _replace(start_client_internal, "time", _Pauses(patience))
     _replace(fleet_http_connection, "FleetHttpClient", hub)
     receive = start_client_internal._pull_and_store_message
+    bell = hold_worker(lambda: patience.is_receiving)
 
     def receive_whole(*told: Any, **others: Any) -> int | None:  # noqa: ANN401 - what Flower's own takes
         try:
             return receive(*told, **others)
         finally:
             patience.is_receiving = False
+            bell.ring()
 
     _replace(start_client_internal, "_pull_and_store_message", receive_whole)
     _replace(start_client_internal, "_push_messages", whole_replies(start_client_internal._push_messages))
@@ -183,7 +185,6 @@ def supernode(
 
     _replace(start_client_internal, "get_fused_config_from_fab", settings)
     quicken()
-    hold_worker(lambda: patience.is_receiving)
     sys.argv = ["flower-supernode", *arguments]
     try:
         flower_supernode()

@@ -161,9 +161,14 @@ class TestWorker:
         monkeypatch.setattr(node_handlers, "acquire_task", node_handlers.acquire_task)
 
     def test_it_is_told_of_a_task_and_takes_it_by_asking_again(self) -> None:
-        hold_worker(lambda: False)
+        bell = hold_worker(lambda: False)
         factory = node_state()
-        given, seconds = timed(lambda: acquire(factory.state()), ring=lambda: put_message(factory))
+
+        def receive() -> None:
+            put_message(factory)
+            bell.ring()
+
+        given, seconds = timed(lambda: acquire(factory.state()), ring=receive)
         assert not given.HasField("task")
         assert 0.2 <= seconds < SOON_S
         given, seconds = timed(lambda: acquire(factory.state()))
