@@ -2,7 +2,8 @@
 
 What is touched and why: Flower waits for fixed times where a round lasts seconds, and runs whatever code a
 bundle holds. Here the waits are shorter, and a bundle is one that this version would have made itself:
-settings, no code. `common.fleet` knows Flower's HTTP clients, `common.tasks` a SuperNode's local API.
+settings, no code. `common.fleet` knows Flower's HTTP clients, `common.tasks` a SuperNode's local API,
+`common.doorbell` the handlers of both its servers.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ LOOP_ENDED = 75
 HANDED_OVER_S = 10.0
 """In which a worker hands the next part of a reply over, on the same machine, or has died over it."""
 
-_REPLY_PAUSE_S, _PART_PAUSE_S = 0.04, 0.02
+_REPLY_PAUSE_S, _PART_PAUSE_S, _HELD_PAUSE_S = 0.04, 0.02, 0.02
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ class _Pauses:
             self.last_message = time.monotonic()
             time.sleep(_REPLY_PAUSE_S)
         elif self.patience.was_held:
-            time.sleep(_PART_PAUSE_S)
+            time.sleep(_HELD_PAUSE_S)
         elif time.monotonic() - self.last_message < EAGER_FOR_S:
             time.sleep(EAGER_PAUSE_S)
         else:

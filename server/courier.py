@@ -65,13 +65,12 @@ class _Letter:
     @property
     def pulled(self) -> Future[Message | None] | None:
         """The reply that the last look found."""
-        found = result_of(self.look) if self.look is not None and self.look.done() else None
-        return (found or {}).get(self.message_id or "")
+        return (self.found or {}).get(self.message_id or "")
 
     @property
-    def was_looked_for(self) -> bool:
-        """Whether the last look is over, and gave an answer."""
-        return self.look is not None and self.look.done() and result_of(self.look) is not None
+    def found(self) -> Found | None:
+        """What the last look found; None where it is not over, or nobody answered it."""
+        return result_of(self.look) if self.look is not None and self.look.done() else None
 
     @property
     def under_way(self) -> Future[Any] | None:
@@ -265,7 +264,7 @@ def _judge_probe(errand: _Errand, tour: _Tour) -> None:
         elif probe.pushed.done() and not probe.message_id:
             errand.probe = None
     elif letter.under_way is None:
-        if letter.was_looked_for and letter.looked_at > errand.probed_at:
+        if letter.found is not None and letter.looked_at > errand.probed_at:
             errand.start_over()
     elif letter.under_way is letter.pulled and time.monotonic() - errand.probed_at > HALF_REPLY_S:
         errand.start_over()

@@ -1,15 +1,15 @@
 """The deployed hub's line to Flower's SuperLink, whose calls may last long: none of them is waited for here.
 
-A call retries for as long as the SuperLink is away, and fetching a reply lasts as long as it is being
-uploaded. Each call has a thread of its own, so that one slow uplink holds up nobody else and every wait of
-the hub ends when it should. One look asks about all that is expected: a request costs the SuperLink about
+Every call but a look retries for as long as the SuperLink is away, and fetching a reply lasts as long as it
+is being uploaded. Each call has a thread of its own, so that one slow uplink holds up nobody else and every
+wait of the hub ends when it should. One look asks about all that is expected: a request costs the SuperLink about
 15 ms, whatever is in it.
 
 What Flower does, read in its source and relied on:
 a look for the reply of a node that is offline deletes the question and any reply: only who is on a list of
 the nodes that came within the last second is looked at, and a SuperLink that is away gives no list;
-a reply that was seen belongs to whoever saw it first: a look that began is never given up, and nothing is
-looked for twice at a time;
+a reply that was seen belongs to whoever saw it first: no look is left while it waits for its answer, and
+nothing is looked for twice at a time;
 `last_activated_at` changes whenever a node was gone for a while, restarted or not.
 """
 

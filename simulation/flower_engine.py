@@ -37,16 +37,12 @@ def run_on_flower(plan: Plan) -> None:
             hub.main(_until(stopped, grid), context)
 
     with _quiet(), _told_of_ctrl_c(stopped):
-        try:
-            run_simulation(
-                server_app=server_app,
-                client_app=client_app,
-                num_supernodes=len(plan.sites),
-                backend_config={"client_resources": _resources(plan)},
-            )
-        except KeyboardInterrupt:
-            stopped.set()
-            raise
+        run_simulation(
+            server_app=server_app,
+            client_app=client_app,
+            num_supernodes=len(plan.sites),
+            backend_config={"client_resources": _resources(plan)},
+        )
     if stopped.is_set():
         raise KeyboardInterrupt
 
