@@ -2,8 +2,8 @@
 
 Every call but a look retries for as long as the SuperLink is away, and fetching a reply lasts as long as it
 is being uploaded. Each call has a thread of its own, so that one slow uplink holds up nobody else and every
-wait of the hub ends when it should. One look asks about all that is expected: a request costs the SuperLink about
-15 ms, whatever is in it.
+wait of the hub ends when it should. One look asks about all that is expected: a request costs the SuperLink
+about 15 ms, whatever is in it.
 
 What Flower does, read in its source and relied on:
 a look for the reply of a node that is offline deletes the question and any reply: only who is on a list of
